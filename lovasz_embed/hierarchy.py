@@ -1,0 +1,436 @@
+"""The hierarchical Lovász hinge: one loss over a tree of labels, read by distances to the means of its nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lovasz_embed import _check
+from lovasz_embed._ops.node_hinge import KERNELS, node_hinge
+from lovasz_embed._ops.nodes import IGNORED, NO_NODE, Nodes, find_nodes, group_by_parent
+
+NEGATIVES = ("all", "siblings")
+IMPLEMENTATIONS = ("auto", "reference", "numba")
+MARGIN_RATIO = math.sqrt(0.8)
+"""Default margin over radius: the outer radius is then three times the inner one (m² = 0.8 r²)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One level of a label tree: which node every pixel belongs to, and how large a node is in the embedding.
+
+    Attributes:
+        labels: Integers (B, *spatial). A label of 0 or above names the pixel's node; `Level.NO_NODE` (-1) is a
+            pixel of no node, a negative for all of them; `Level.IGNORED` (-2) is a pixel that counts nowhere.
+        radius: Where the logit crosses zero, in embedding units.
+        margin: Margin m of the margin kernel, in embedding units, below the radius; None is `MARGIN_RATIO` of
+            the radius. Positives nearer than sqrt(r² - m²) and negatives farther than sqrt(r² + m²) cost nothing.
+        weight: Factor of this level in the total.
+        per_picture: True if equal labels in two pictures are two nodes (instances), False if they are one
+            (categories).
+        dims: The embedding dimensions that this level looks at; None is all.
+        bandwidth: Positive floats (B, *spatial): a node's radius is then their mean over the node, instead of
+            `radius`. Gaussian kernel only.
+        name: The level's name in logs.
+    """
+
+    NO_NODE = NO_NODE
+    IGNORED = IGNORED
+
+    labels: Tensor
+    radius: float
+    margin: float | None = None
+    weight: float = 1.0
+    per_picture: bool = True
+    dims: tuple[int, ...] | None = None
+    bandwidth: Tensor | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the embedding."""
+        _check.is_labels("labels", self.labels)
+        _check.positive("radius", self.radius)
+        _check.non_negative("weight", self.weight)
+        if self.margin is not None:
+            _check.positive("margin", self.margin)
+            if self.margin > self.radius:
+                rule = f"be at most the radius ({self.radius})"
+                raise ValueError(_check.message("margin", rule, self.margin, "Positives could never be at rest."))
+        if self.bandwidth is not None:
+            _check.is_floating("bandwidth", self.bandwidth)
+            _check.same_shape("bandwidth", self.bandwidth, tuple(self.labels.shape), "labels")
+
+    @property
+    def inner_radius(self) -> float:
+        """Positives nearer than this to their node's mean cost nothing (margin kernel)."""
+        return math.sqrt(max(self.radius**2 - self._margin**2, 0.0))
+
+    @property
+    def outer_radius(self) -> float:
+        """Negatives farther than this from a node's mean cost nothing (margin kernel)."""
+        return math.sqrt(self.radius**2 + self._margin**2)
+
+    @property
+    def _margin(self) -> float:
+        return MARGIN_RATIO * self.radius if self.margin is None else self.margin
+
+
+def panoptic_levels(
+    semantic: Tensor,
+    instance: Tensor,
+    *,
+    things: Collection[int],
+    radii: tuple[float, float] = (4.0, 1.0),
+    margins: tuple[float | None, float | None] = (None, None),
+    weights: tuple[float, float] = (1.0, 1.0),
+    category_dims: tuple[int, ...] | None = None,
+    ignore_index: int = 255,
+    crowd: Tensor | None = None,
+) -> tuple[Level, Level]:
+    """Build the two levels of panoptic segmentation, category > instance.
+
+    Categories span the batch, instances belong to their picture. Void pixels count nowhere. Crowd pixels count
+    for their category and are ignored among instances, and so are thing pixels without an instance id.
+
+    Args:
+        semantic: Category of each pixel, integers (B, *spatial).
+        instance: Instance of each pixel, integers (B, *spatial); 0 is none. Ids need be unique only within a
+            category of a picture; ids on stuff pixels are not looked at.
+        things: The categories that have instances.
+        radii: Radii of the category and of the instance level, in embedding units; the first is the larger,
+            because instances live inside their category's region.
+        margins: Margins of the two levels; see `Level.margin`.
+        weights: Weights of the two levels.
+        category_dims: The embedding dimensions that the category level looks at; None is all.
+        ignore_index: The category of void pixels.
+        crowd: Bool (B, *spatial), True where a group of things is not told apart.
+
+    Returns:
+        The levels named "category" and "instance".
+
+    Raises:
+        TypeError: If a map does not hold integers.
+        ValueError: If shapes differ, ids are negative, or the radii are not falling.
+
+    Example:
+        >>> semantic = torch.tensor([[0, 0, 1, 1, 255]])
+        >>> instance = torch.tensor([[0, 0, 1, 2, 0]])
+        >>> category, instances = panoptic_levels(semantic, instance, things={1})
+        >>> category.labels.tolist(), instances.labels.tolist()
+        ([[0, 0, 1, 1, -2]], [[-1, -1, 2, 3, -2]])
+    """
+    _check.is_labels("semantic", semantic)
+    _check.is_labels("instance", instance)
+    _check.same_shape("instance", instance, tuple(semantic.shape), "semantic")
+    _check.same_device("instance", instance, semantic.device, "semantic")
+    if radii[0] <= radii[1]:
+        raise ValueError(_check.message("radii", "fall from the category to the instance level", radii))
+    semantic, instance = semantic.long(), instance.long()
+    if instance.numel() and int(instance.min()) < 0:
+        raise ValueError(_check.message("instance", "hold ids of 0 or above", int(instance.min())))
+    void = semantic == ignore_index
+    if bool(((semantic < 0) & ~void).any()):
+        raise ValueError(
+            _check.message("semantic", f"hold categories of 0 or above, or ignore_index ({ignore_index})",
+                           int(semantic[~void].min()))
+        )  # fmt: skip
+    if crowd is not None:
+        _check.is_labels("crowd", crowd)
+        _check.same_shape("crowd", crowd, tuple(semantic.shape), "semantic")
+        crowd = crowd.bool()
+    is_thing = torch.isin(semantic, torch.tensor(sorted(things), dtype=torch.long, device=semantic.device))
+    is_thing = is_thing & ~void
+    untold = is_thing & (instance == 0)
+    if crowd is not None:
+        untold = untold | (is_thing & crowd)
+    # One number per (category, instance); instance ids are compacted first where the product could overflow.
+    number = instance.unique(return_inverse=True)[1] if instance.numel() and int(instance.max()) >= 2**31 else instance
+    span = int(number.max()) + 1 if number.numel() else 1
+    labels = torch.where(is_thing, semantic * span + number, NO_NODE)
+    return (
+        Level(
+            torch.where(void, IGNORED, semantic),
+            radii[0],
+            margin=margins[0],
+            weight=weights[0],
+            per_picture=False,
+            dims=category_dims,
+            name="category",
+        ),
+        Level(
+            torch.where(void | untold, IGNORED, labels),
+            radii[1],
+            margin=margins[1],
+            weight=weights[1],
+            name="instance",
+        ),
+    )
+
+
+class NodeLosses(NamedTuple):
+    """The losses of one level's K nodes, without gradient, for logging.
+
+    Attributes:
+        picture: Picture of each node, (K,); -1 for a node that spans the batch.
+        label: Label of each node, (K,).
+        loss: Lovász hinge of each node, (K,).
+    """
+
+    picture: Tensor
+    label: Tensor
+    loss: Tensor
+
+
+class HierarchicalLoss(NamedTuple):
+    """What `hierarchical_lovasz_hinge` returns.
+
+    Attributes:
+        loss: The total, 0-d, attached to the graph.
+        per_level: The unweighted mean loss of each level, (L,), without gradient.
+        per_node: The nodes' losses, one entry per level.
+        ncm: The nearest-class-mean cross-entropy, 0-d, without gradient; 0 where it was not asked for.
+    """
+
+    loss: Tensor
+    per_level: Tensor
+    per_node: tuple[NodeLosses, ...]
+    ncm: Tensor
+
+
+def hierarchical_lovasz_hinge(
+    embedding: Tensor,
+    levels: Sequence[Level],
+    *,
+    kernel: str = "margin",
+    negatives: str = "all",
+    class_means: Tensor | None = None,
+    pull_weight: float = 0.0,
+    ncm_weight: float = 0.0,
+    ncm_temperature: float = 1.0,
+    norm_weight: float = 0.0,
+    impl: str = "auto",
+) -> HierarchicalLoss:
+    r"""Hinge the nodes of a label tree on the distances between pixels and node means.
+
+    For a node n with pixels S_n, mean embedding µ_n and radius r, the distance d = |e_i - µ_n| of every pixel
+    becomes a logit F, and the node's loss is the Lovász hinge of F against membership in S_n:
+
+    - margin kernel: F = (r² - d²) / m²,
+    - gaussian kernel: F = 2 exp(-d² ln 2 / r²) - 1.
+
+    A level's loss is the mean over its present nodes; the total is
+
+    .. math::
+
+        \sum_l w_l L_l + w_{ncm} L_{ncm} + w_{pull} \overline{|µ_c - \hat µ_c|²} / r² + w_{norm} \overline{|µ_c|²} / r²
+
+    where the last three look at the first level, r is its radius, µ̂ are the `class_means`, and L_ncm is the
+    cross-entropy of softmax(-|e - µ̂_c|² / (τ r²)) against the first level's labels, with the means of this
+    batch where no `class_means` are given.
+
+    Args:
+        embedding: Floats (B, D, *spatial).
+        levels: From the root to the leaves; see `Level` and `panoptic_levels`.
+        kernel: "margin" has a dead zone on both sides of the radius; "gaussian" never lets go of a pixel.
+        negatives: "all" pixels outside a node, or its "siblings" only: pixels of the same parent node.
+        class_means: Running means (C, D') of the first level's labels 0 ... C - 1, over that level's `dims`;
+            without gradient. Rows of NaN are classes not met yet.
+        pull_weight: Weight of the pull of this batch's means towards `class_means`.
+        ncm_weight: Weight of the nearest-class-mean cross-entropy.
+        ncm_temperature: τ above; smaller is a sharper softmax.
+        norm_weight: Weight of the regulariser that keeps the first level's means near the origin.
+        impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never meaning.
+
+    Returns:
+        The total and its parts; the total is 0 and attached to the graph where there is no node at all.
+
+    Raises:
+        TypeError: If the embedding is not floating point or labels are not integers.
+        ValueError: If shapes, devices or options do not fit, the labels are no tree (siblings), or the
+            embedding holds NaN or Inf (looked at on the CPU only, where looking does not wait for a device).
+
+    Note:
+        Computed in at least float32, whatever autocast says; gradients come in the embedding's dtype. At ties
+        of errors the gradient is one of several subgradients. Cost: O(B·P·D) per node that spans the batch,
+        O(P·D) per node of one picture, plus sorting the entries with a positive error.
+
+    Example:
+        >>> embedding = torch.tensor([[[0.0, 0.0, 9.0, 9.0]]])
+        >>> levels = panoptic_levels(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 1]]), things={1})
+        >>> hierarchical_lovasz_hinge(embedding, levels).loss.item()
+        0.0
+
+    References:
+        Kerola et al., Hierarchical Lovász Embeddings for Proposal-free Panoptic Segmentation, CVPR 2021.
+        The kernels, margins and defaults are ours; see docs/faithfulness.md.
+    """
+    _check_arguments(embedding, levels, kernel, negatives, impl)
+    for name, weight in (("pull_weight", pull_weight), ("ncm_weight", ncm_weight), ("norm_weight", norm_weight)):
+        _check.non_negative(name, weight)
+    _check.positive("ncm_temperature", ncm_temperature)
+    if pull_weight and class_means is None:
+        raise ValueError(_check.message("class_means", "be given where pull_weight is above 0", None))
+    with torch.autocast(embedding.device.type, enabled=False):
+        flat = embedding.flatten(2)
+        flat = flat if flat.dtype == torch.float64 else flat.float()
+        total = flat.sum() * 0
+        per_level, per_node = [], []
+        parents: Nodes | None = None
+        roots: tuple[Nodes, Tensor] | None = None
+        for level in levels:
+            nodes = find_nodes(level.labels.flatten(1), per_picture=level.per_picture)
+            seen = flat if level.dims is None else flat[:, list(level.dims)]
+            means = nodes.means(seen)
+            roots = roots or (nodes, means)
+            grouped = group_by_parent(nodes, parents) if parents and negatives == "siblings" else nodes
+            radius2, margin2 = _squares(level, nodes, means)
+            loss, losses = node_hinge(seen, means, radius2, margin2, grouped, kernel, impl)
+            total = total + level.weight * loss
+            per_level.append(loss.detach())
+            per_node.append(NodeLosses(nodes.picture, nodes.label, losses))
+            parents = nodes
+        ncm = flat.new_zeros(())
+        if roots and (ncm_weight or pull_weight or norm_weight) and len(roots[0]):
+            root, dims = levels[0], levels[0].dims
+            nodes, means = roots
+            if class_means is not None:
+                _check_class_means(class_means, means.shape[1], nodes)
+                class_means = class_means.detach().to(means)
+            scale = root.radius**2
+            if ncm_weight:
+                seen = flat if dims is None else flat[:, list(dims)]
+                ncm = _ncm_cross_entropy(seen, nodes, means, class_means, ncm_temperature * scale)
+                total = total + ncm_weight * ncm
+            if pull_weight and class_means is not None:
+                gap = (means - class_means[nodes.label]).square().sum(1) / scale
+                total = total + pull_weight * torch.where(gap.isnan(), 0, gap).mean()
+            if norm_weight:
+                total = total + norm_weight * means.square().sum(1).mean() / scale
+    stacked = torch.stack(per_level) if per_level else flat.new_zeros(0)
+    return HierarchicalLoss(total, stacked, tuple(per_node), ncm.detach())
+
+
+class HierarchicalLovaszHinge(nn.Module):
+    """`hierarchical_lovasz_hinge` as a module: options at construction, tensors at the call.
+
+    Example:
+        >>> HierarchicalLovaszHinge(negatives="siblings")
+        HierarchicalLovaszHinge(kernel='margin', negatives='siblings', pull_weight=0.0, ncm_weight=0.0,
+            ncm_temperature=1.0, norm_weight=0.0, impl='auto')
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: str = "margin",
+        negatives: str = "all",
+        pull_weight: float = 0.0,
+        ncm_weight: float = 0.0,
+        ncm_temperature: float = 1.0,
+        norm_weight: float = 0.0,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check.one_of("kernel", kernel, KERNELS)
+        _check.one_of("negatives", negatives, NEGATIVES)
+        _check.one_of("impl", impl, IMPLEMENTATIONS)
+        self.kernel = kernel
+        self.negatives = negatives
+        self.pull_weight = pull_weight
+        self.ncm_weight = ncm_weight
+        self.ncm_temperature = ncm_temperature
+        self.norm_weight = norm_weight
+        self.impl = impl
+
+    def extra_repr(self) -> str:
+        """Print the constructor's arguments."""
+        names = ("kernel", "negatives", "pull_weight", "ncm_weight", "ncm_temperature", "norm_weight", "impl")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def forward(
+        self, embedding: Tensor, levels: Sequence[Level], class_means: Tensor | None = None
+    ) -> HierarchicalLoss:
+        """Return the loss of an embedding (B, D, *spatial); see `hierarchical_lovasz_hinge`."""
+        return hierarchical_lovasz_hinge(
+            embedding,
+            levels,
+            kernel=self.kernel,
+            negatives=self.negatives,
+            class_means=class_means,
+            pull_weight=self.pull_weight,
+            ncm_weight=self.ncm_weight,
+            ncm_temperature=self.ncm_temperature,
+            norm_weight=self.norm_weight,
+            impl=self.impl,
+        )
+
+
+def _squares(level: Level, nodes: Nodes, means: Tensor) -> tuple[Tensor, float]:
+    """Squared radius of every node, (K,), and squared margin."""
+    if level.bandwidth is None:
+        radius = means.new_full((len(nodes),), level.radius)
+    else:
+        radius = nodes.means(level.bandwidth.flatten(1).unsqueeze(1).to(means.dtype)).squeeze(1)
+    return radius.square(), level._margin**2
+
+
+def _ncm_cross_entropy(
+    embedding: Tensor, nodes: Nodes, means: Tensor, class_means: Tensor | None, scale: float
+) -> Tensor:
+    """Cross-entropy of softmax(-|e - µ_c|² / scale) over the pixels that have a label (and a known mean)."""
+    if class_means is None:
+        centres, target = means, nodes.member
+    else:
+        centres = class_means
+        target = torch.where(nodes.member < 0, -1, nodes.label[nodes.member.clamp(min=0)])
+    known = ~centres.isnan().any(1)
+    centres = torch.where(known[:, None], centres, 0)
+    target = torch.where((target < 0) | ~known[target.clamp(min=0)], -1, target)
+    # |e|² is the same for every class and drops out of the softmax.
+    affine = centres.square().sum(1)[:, None] - 2 * torch.einsum("cd,bdp->bcp", centres, embedding)
+    logits = torch.where(known[:, None], -affine / scale, -torch.inf)
+    sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    return sums / (target >= 0).sum().clamp(min=1)
+
+
+def _check_arguments(
+    embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, impl: str
+) -> None:
+    _check.is_embedding("embedding", embedding)
+    _check.one_of("kernel", kernel, KERNELS)
+    _check.one_of("negatives", negatives, NEGATIVES)
+    _check.one_of("impl", impl, IMPLEMENTATIONS)
+    if impl == "numba" and embedding.device.type != "cpu":
+        remedy = "Use impl='auto'."
+        raise ValueError(_check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy))
+    if not levels:
+        raise ValueError(_check.message("levels", "hold at least one Level", "none"))
+    for number, level in enumerate(levels):
+        name = f"levels[{number}]"
+        if not isinstance(level, Level):
+            raise TypeError(_check.message(name, "be a Level", type(level).__name__))
+        expected = (embedding.shape[0], *embedding.shape[2:])
+        _check.same_shape(f"{name}.labels", level.labels, expected, "embedding")
+        _check.same_device(f"{name}.labels", level.labels, embedding.device, "embedding")
+        if level.dims is not None and not all(0 <= d < embedding.shape[1] for d in level.dims):
+            rule = f"lie in 0 ... {embedding.shape[1] - 1}"
+            raise ValueError(_check.message(f"{name}.dims", rule, level.dims))
+        if level.bandwidth is not None and kernel != "gaussian":
+            remedy = "Use kernel='gaussian', or drop it."
+            raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
+    if embedding.device.type == "cpu":
+        _check.all_finite("embedding", embedding)
+
+
+def _check_class_means(class_means: Tensor, dims: int, nodes: Nodes) -> None:
+    _check.is_floating("class_means", class_means)
+    if class_means.ndim != 2 or class_means.shape[1] != dims:
+        raise ValueError(_check.message("class_means", f"have shape (C, {dims})", tuple(class_means.shape)))
+    if len(nodes) and int(nodes.label.max()) >= class_means.shape[0]:
+        rule = f"have a row for every label of levels[0] (up to {int(nodes.label.max())})"
+        raise ValueError(_check.message("class_means", rule, f"{class_means.shape[0]} rows"))
