@@ -48,7 +48,7 @@ def lovasz_weights(errors: Tensor, target: Tensor) -> Tensor:
     # A background entry has union >= 2 if there is foreground; `where` drops what divides by zero.
     weights = torch.where(foreground, 1 / union, intersection / union / (union - 1))
     weights = torch.where(total > 0, weights, (rank == 1).to(errors.dtype))
-    return torch.empty_like(weights).scatter_(-1, order, weights)
+    return torch.empty_like(weights).scatter(-1, order, weights)
 
 
 def lovasz_extension(errors: Tensor, target: Tensor, dim: int = -1) -> Tensor:

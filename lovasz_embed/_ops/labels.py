@@ -1,0 +1,49 @@
+"""Integer label maps: comparable dtypes, ignored pixels, the range of labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lovasz_embed._check import is_labels, message
+
+
+def as_labels(argument: str, labels: Tensor) -> Tensor:
+    """Return `labels` in a dtype that torch can compare: uint16, uint32 and uint64 become int64."""
+    is_labels(argument, labels)
+    return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
+
+
+def is_ignored(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """Return the bool mask of the pixels that hold `ignore_index`.
+
+    A value that the dtype cannot hold is nowhere: torch would wrap it around, and find -100 at 156 in uint8.
+    """
+    if ignore_index is None or labels.dtype == torch.bool:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    info = torch.iinfo(labels.dtype)
+    if not info.min <= ignore_index <= info.max:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    return labels == ignore_index
+
+
+def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Raise `ValueError` where a label is neither in 0..num_classes-1 nor `ignore_index`.
+
+    Looking at values makes the host wait for an accelerator and breaks a graph: only eager CPU tensors are
+    looked at.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or not labels.numel():
+        return
+    lowest, highest = (int(value) for value in labels.aminmax())
+    if lowest >= 0 and highest < num_classes:
+        return
+    outside = ((labels < 0) | (labels > num_classes - 1)) & ~is_ignored(labels, ignore_index)
+    if outside.any():
+        wrong = sorted(set(labels[outside].tolist()))
+        shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        allowed = f"hold labels from 0 to {num_classes - 1}"
+        if ignore_index is not None:
+            allowed += f" or ignore_index={ignore_index}"
+        remedy = "Map the labels to contiguous ids, and pixels without a label to ignore_index."
+        raise ValueError(message(argument, allowed, f"{int(outside.sum())} pixels with {shown}", remedy))
