@@ -1,0 +1,152 @@
+"""COCO panoptic pictures and annotations: ids as colours, boxes, and the checks of what is read.
+
+A COCO panoptic picture is a PNG whose colour is the segment id, id = R + 256 G + 65536 B, 0 = void, beside a
+JSON record ``{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "bbox", "iscrowd"}]}``.
+Format: https://cocodataset.org/#format-data, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lovasz_embed import _check
+
+MAX_ID = 256**3 - 1
+
+
+class SegmentRecord(NamedTuple):
+    """One entry of segments_info, its category already contiguous and its area counted in the picture."""
+
+    id: int
+    category: int
+    area: int
+    is_crowd: bool
+
+
+def ids_to_rgb(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Return the colours (H, W, 3) of segment ids (H, W) in [0, 2^24)."""
+    return np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], axis=-1).astype(np.uint8)
+
+
+def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return the segment ids (H, W) of colours (H, W, 3).
+
+    The colours are widened before they are multiplied: 256 × uint8 is 0.
+    """
+    wide = rgb.astype(np.int32)
+    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+
+
+def boxes(index: NDArray[np.integer[Any]], count: int) -> list[list[int]]:
+    """Return the box [x, y, width, height] in pixels of each label 1..count of a map (H, W); each must occur."""
+    height, width = index.shape
+    in_row = np.zeros((height, count + 1), dtype=bool)
+    in_row[np.arange(height)[:, None], index] = True
+    in_column = np.zeros((width, count + 1), dtype=bool)
+    in_column[np.arange(width)[None, :], index] = True
+
+    def span(present: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        start = present.argmax(axis=0)
+        return start, len(present) - present[::-1].argmax(axis=0) - start
+
+    (x, w), (y, h) = span(in_column), span(in_row)
+    return np.stack([x, y, w, h], axis=-1)[1:].tolist()  # type: ignore[no-any-return]
+
+
+def read_annotation(
+    annotation: Mapping[str, Any], png: NDArray[np.uint8], category_ids: Sequence[int]
+) -> tuple[NDArray[np.int32], list[SegmentRecord]]:
+    """Return the id map (H, W) and the segments, sorted by id, of one COCO panoptic record.
+
+    Raises:
+        ValueError: The record and the picture disagree, or a category is unknown; the text names image and segment.
+        TypeError: `png` is not a uint8 array.
+    """
+    image = annotation.get("image_id", "without image_id")
+    if not isinstance(png, np.ndarray) or png.dtype != np.uint8:
+        got = png.dtype if isinstance(png, np.ndarray) else type(png).__name__
+        raise TypeError(_check.message("pngs", f"be uint8 arrays (image {image})", got))
+    if png.ndim != 3 or png.shape[2] != 3:
+        remedy = "Open the picture with .convert('RGB')."
+        raise ValueError(_check.message("pngs", f"have shape (H, W, 3) (image {image})", png.shape, remedy))
+    if "segments_info" not in annotation:
+        raise ValueError(
+            _check.message("annotations", f"hold segments_info (image {image})", sorted(annotation))
+        )
+
+    ids = rgb_to_ids(png)
+    present, counts = np.unique(ids, return_counts=True)
+    area_of = {int(i): int(n) for i, n in zip(present, counts, strict=True) if i != 0}
+    contiguous = {int(c): k for k, c in enumerate(category_ids)}
+    records: dict[int, SegmentRecord] = {}
+    for entry in annotation["segments_info"]:
+        segment, category = int(entry["id"]), int(entry["category_id"])
+        where = f"(image {image}, segment {segment})"
+        if category not in contiguous:
+            raise ValueError(
+                _check.message("annotations", f"use categories of category_ids {where}", category)
+            )
+        if segment in records:
+            raise ValueError(_check.message("annotations", f"name each segment once {where}", "two entries"))
+        if segment not in area_of:
+            raise ValueError(
+                _check.message("pngs", f"hold each segment of the JSON {where}", "no such pixel")
+            )
+        crowd = bool(entry.get("iscrowd", 0))
+        records[segment] = SegmentRecord(segment, contiguous[category], area_of[segment], crowd)
+    for segment in area_of.keys() - records.keys():
+        where = f"(image {image}, segment {segment})"
+        raise ValueError(
+            _check.message(
+                "annotations", f"hold each segment of the PNG {where}", "no such entry in segments_info"
+            )
+        )
+    return ids, [records[i] for i in sorted(records)]
+
+
+def write_annotation(
+    image_id: int | str,
+    file_name: str,
+    ids: NDArray[np.int32],
+    index: NDArray[np.int64],
+    segments: Sequence[Any],
+    category_ids: Sequence[int] | None,
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    """Return the COCO panoptic record and the colours of one picture.
+
+    Args:
+        image_id: Of the record.
+        file_name: Of the record.
+        ids: Segment ids (H, W).
+        index: Position (H, W) of the pixel's segment in `segments`, counted from 1.
+        segments: Things with id, category, is_crowd, ascending by id.
+        category_ids: The data set's id of each contiguous category; None keeps the contiguous ids.
+    """
+    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:].tolist()
+    info = []
+    for segment, area, box in zip(segments, areas, boxes(index, len(segments)), strict=True):
+        where = f"(image {image_id}, segment {segment.id})"
+        if segment.id > MAX_ID:
+            raise ValueError(_check.message("segments", f"have ids of 24 bits {where}", segment.id))
+        if area == 0:
+            raise ValueError(
+                _check.message("segmentation", f"hold each of its segments {where}", "no such pixel")
+            )
+        if category_ids is not None and segment.category >= len(category_ids):
+            rule = f"have an entry for each category {where}"
+            raise ValueError(_check.message("category_ids", rule, f"none for category {segment.category}"))
+        category = segment.category if category_ids is None else int(category_ids[segment.category])
+        info.append(
+            {
+                "id": segment.id,
+                "category_id": category,
+                "area": area,
+                "bbox": box,
+                "iscrowd": int(segment.is_crowd),
+            }
+        )
+    return {"image_id": image_id, "file_name": file_name, "segments_info": info}, ids_to_rgb(ids)
