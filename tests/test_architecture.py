@@ -16,10 +16,10 @@ import lovasz_embed
 
 PACKAGE = Path(lovasz_embed.__file__).parent
 
-# `_check` builds the errors of every room, so it carries the house.
+# `_check` builds the errors of every room, `_silhouettes` is data: they carry the house.
 FLOORS = {
-    0: {"_check"},
-    1: {"_ops", "synthetic"},
+    0: {"_check", "_silhouettes"},
+    1: {"_ops", "_coco", "synthetic"},
     2: {"lovasz", "hierarchy", "prototypes", "clustering"},
     3: {"panoptic", "model"},
     4: {"formats", "quality", "tracking", "visualise"},
@@ -54,7 +54,7 @@ def imported_rooms(file: Path, package: Path) -> Iterator[tuple[int, str]]:
             if top == name:
                 room = rest.partition(".")[0]
                 # A name that is no room is an attribute of the package: it comes in through the door.
-                is_room = (package / f"{room}.py").is_file() or (package / room / "__init__.py").is_file()
+                is_room = (package / f"{room}.py").is_file() or (package / room).is_dir()
                 if rest != "__version__":
                     yield node.lineno, room if is_room else "__init__"
 
