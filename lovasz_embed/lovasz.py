@@ -109,9 +109,9 @@ def lovasz_hinge(
         A mask without foreground costs its largest error. One without any pixel that counts costs 0, stays in
         the graph and is left out of the mean. Where errors tie, or are 0, the gradient is one of the
         subgradients; it has the input's dtype, the arithmetic is float32 at least, under autocast too.
-        O(P log P) per mask of P pixels. The loss is convex but not consistent for the IoU (it embeds a problem
-        with an abstain option, arXiv 2203.08645): training from scratch often wants a cross-entropy first or
-        beside it.
+        O(P log P) per mask of P pixels. The loss is convex but not consistent for the IoU (it embeds a
+        problem with an abstain option, arXiv 2203.08645): training from scratch often wants a cross-entropy
+        first or beside it.
 
     Example:
         >>> logits = torch.tensor([[[2.0, -0.5], [-0.5, -3.0]]])
@@ -190,15 +190,15 @@ def lovasz_softmax(
             no int.
         ValueError: shapes or devices do not match, an option is unknown, a class of `classes` does not exist
             or comes twice, or a label or a weight is out of range (values are looked at on the CPU only, and
-            not while compiling: it would make the host wait. Elsewhere a pixel with such a label is background
-            of every class).
+            not while compiling: it would make the host wait. Elsewhere a pixel with such a label is
+            background of every class).
 
     Note:
         A counted class that is absent costs its largest probability. Pictures without a class that counts are
         left out of the mean; if nothing counts at all the loss is 0 and stays in the graph. Ignored pixels
         have a gradient of exactly 0, even where their logits are NaN. The gradient has the input's dtype; the
         arithmetic is float32 at least, under autocast too. O(C P log P) time, O(C P) memory. Like the hinge
-        it is not consistent for the IoU: training from scratch often wants a cross-entropy first or beside it.
+        it is not consistent for the IoU: from scratch, a cross-entropy first or beside it often helps.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0]])
