@@ -1,8 +1,8 @@
 """COCO panoptic pictures and annotations: ids as colours, boxes, and the checks of what is read.
 
-A COCO panoptic picture is a PNG whose colour is the segment id, id = R + 256 G + 65536 B, 0 = void, beside a
-JSON record ``{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "bbox", "iscrowd"}]}``.
-Format: https://cocodataset.org/#format-data, section 4.
+A COCO panoptic picture is a PNG whose colour is the segment id, id = R + 256 G + 65536 B, 0 = void. Beside
+it stands a JSON record {image_id, file_name, segments_info}, segments_info a list of {id, category_id, area,
+bbox, iscrowd}.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def boxes(index: NDArray[np.integer[Any]], count: int) -> list[list[int]]:
-    """Return the box [x, y, width, height] in pixels of each label 1..count of a map (H, W); each must occur."""
+    """Return the box [x, y, width, height] of each label 1..count of a map (H, W), in pixels.
+
+    The box of a label that does not occur is meaningless.
+    """
     height, width = index.shape
     in_row = np.zeros((height, count + 1), dtype=bool)
     in_row[np.arange(height)[:, None], index] = True
@@ -57,13 +60,20 @@ def boxes(index: NDArray[np.integer[Any]], count: int) -> list[list[int]]:
     return np.stack([x, y, w, h], axis=-1)[1:].tolist()  # type: ignore[no-any-return]
 
 
+def distinct_ids(category_ids: Sequence[int]) -> None:
+    """Raise `ValueError` where two categories share an id."""
+    if len(set(category_ids)) < len(category_ids):
+        raise ValueError(_check.message("category_ids", "be distinct", list(category_ids)))
+
+
 def read_annotation(
     annotation: Mapping[str, Any], png: NDArray[np.uint8], category_ids: Sequence[int]
 ) -> tuple[NDArray[np.int32], list[SegmentRecord]]:
     """Return the id map (H, W) and the segments, sorted by id, of one COCO panoptic record.
 
     Raises:
-        ValueError: The record and the picture disagree, or a category is unknown; the text names image and segment.
+        ValueError: The record and the picture disagree, or a category is unknown or ambiguous; the text names
+            image and segment.
         TypeError: `png` is not a uint8 array.
     """
     image = annotation.get("image_id", "without image_id")
@@ -81,9 +91,13 @@ def read_annotation(
     ids = rgb_to_ids(png)
     present, counts = np.unique(ids, return_counts=True)
     area_of = {int(i): int(n) for i, n in zip(present, counts, strict=True) if i != 0}
+    distinct_ids(category_ids)
     contiguous = {int(c): k for k, c in enumerate(category_ids)}
     records: dict[int, SegmentRecord] = {}
     for entry in annotation["segments_info"]:
+        if not {"id", "category_id"} <= entry.keys():
+            rule = f"give each segment an id and a category_id (image {image})"
+            raise ValueError(_check.message("annotations", rule, dict(entry)))
         segment, category = int(entry["id"]), int(entry["category_id"])
         where = f"(image {image}, segment {segment})"
         if category not in contiguous:
@@ -126,6 +140,8 @@ def write_annotation(
         segments: Things with id, category, is_crowd, ascending by id.
         category_ids: The data set's id of each contiguous category; None keeps the contiguous ids.
     """
+    if category_ids is not None:
+        distinct_ids(category_ids)
     areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:].tolist()
     info = []
     for segment, area, box in zip(segments, areas, boxes(index, len(segments)), strict=True):

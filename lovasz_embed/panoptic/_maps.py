@@ -1,0 +1,78 @@
+"""Checks of label maps, and small tables over their labels."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lovasz_embed import _check
+from lovasz_embed._ops.grouping import Groups
+from lovasz_embed._ops.labels import as_labels, is_ignored
+
+# Categories index tables: a label beyond this is a data set's raw id, not a contiguous category.
+_MAX_CATEGORY = 2**16 - 1
+
+
+def thing_categories(things: Collection[int]) -> frozenset[int]:
+    """Return `things` as a set of ints, or raise `TypeError`."""
+    try:
+        return frozenset(operator.index(category) for category in things)
+    except TypeError:
+        raise TypeError(
+            _check.message(
+                "things", "be a collection of category ids", repr(things), "For example {11, 12, 13}."
+            )
+        ) from None
+
+
+def rows(groups: Groups) -> Iterator[tuple[int, int, int, int]]:
+    """Yield picture, id, key and area of each group, as plain integers."""
+    return zip(*(column.tolist() for column in groups), strict=True)
+
+
+def label_bound(labels: Tensor) -> int:
+    """Return one more than the largest label."""
+    return int(labels.max()) + 1 if labels.numel() else 1
+
+
+def membership(categories: frozenset[int], category: Tensor) -> Tensor:
+    """Return the mask of the pixels whose category is one of `categories`."""
+    table = torch.zeros(label_bound(category), dtype=torch.bool, device=category.device)
+    table[[c for c in categories if 0 <= c < len(table)]] = True
+    return table[category]
+
+
+def categories_of(argument: str, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return the categories as int64, 0 where void, and the mask of pixels that are not void."""
+    labels = as_labels(argument, labels)
+    if labels.ndim < 2:
+        remedy = "A single picture needs a batch axis: [None]."
+        raise ValueError(_check.message(argument, "have shape (B, *spatial)", tuple(labels.shape), remedy))
+    valid = ~is_ignored(labels, ignore_index)
+    category = torch.where(valid, labels.long(), 0)
+    wrong = (category < 0) | (category > _MAX_CATEGORY)
+    if bool(wrong.any()):
+        rule = f"hold categories from 0 to {_MAX_CATEGORY} or ignore_index={ignore_index}"
+        raise ValueError(_check.message(argument, rule, int(category[wrong][0])))
+    return category, valid
+
+
+def labels_like(argument: str, labels: Tensor, semantic: Tensor) -> Tensor:
+    """Return `labels` as int64, or raise where they do not fit `semantic` or are negative."""
+    _check.is_labels(argument, labels)
+    _check.same_shape(argument, labels, tuple(semantic.shape), "semantic")
+    _check.same_device(argument, labels, semantic.device, "semantic")
+    labels = labels.long()
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError(_check.message(argument, "be 0 (none) or above", int(labels.min())))
+    return labels
+
+
+def one_per_picture(argument: str, values: Sequence[Any], pictures: int) -> None:
+    """Raise `ValueError` unless `values` has one entry per picture."""
+    if len(values) != pictures:
+        raise ValueError(_check.message(argument, f"hold one entry per picture ({pictures})", len(values)))
