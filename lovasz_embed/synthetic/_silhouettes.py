@@ -2,7 +2,7 @@
 
 Every outline is a function of `u` (1, w), left to right, and `v` (h, 1), top to bottom, both in (0, 1), and
 returns a (h, w) uint8 map of parts, 0 = outside. The thing's own row of colours turns parts into a picture.
-Only +, -, x, / and comparisons are used, so that the same pixels come out on every machine.
+Sums, products, quotients and comparisons alone make sure that every machine draws the same pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TROUSERS = ((0.16, 0.18, 0.30), (0.30, 0.27, 0.24), (0.10, 0.10, 0.12), (0.42, 
 
 
 def car_side(u: Floats, v: Floats) -> Parts:
-    """Parts: 1 body, 2 windows, 3 wheels, 4 headlight, 5 rear light, 6 sill. Drives to the right. Box 2.1 : 1."""
+    """Parts: 1 body, 2 windows, 3 wheels, 4 headlight, 5 rear light, 6 sill; drives right. Box 2.1 : 1."""
     parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
     cabin = 0.20 + 0.36 * v
     parts[(v < 0.5) & (np.abs(u - 0.45) < cabin)] = 1
@@ -62,7 +62,7 @@ def person(u: Floats, v: Floats, stride: float) -> Parts:
 
 
 def crowd(u: Floats, v: Floats, members: int) -> Parts:
-    """Many overlapping persons; the parts of the m-th one are 4 m + 1 to 4 m + 4. Box 0.42 (members + 1) / 2 : 1."""
+    """Overlapping persons; parts of the m-th one are 4 m + 1 .. 4 m + 4. Box 0.21 (members + 1) : 1."""
     parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
     for m in range(members):
         first = m / (members + 1)  # everyone is two shares wide and stands one share beside the last one
@@ -75,7 +75,7 @@ def crowd(u: Floats, v: Floats, members: int) -> Parts:
 
 
 def sign(u: Floats, v: Floats, plate: int) -> Parts:
-    """Parts: 1 rim, 2 plate, 3 pole, 4 symbol; plate 0 disc, 1 diamond, 2 triangle, 3 square. Box 0.52 : 1."""
+    """Parts: 1 rim, 2 face, 3 pole, 4 symbol; plate 0 disc, 1 diamond, 2 triangle, 3 square. Box 0.52 : 1."""
     parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
     parts[(v > 0.3) & (np.abs(u - 0.5) < 0.09)] = 3
     x, y = np.abs(u - 0.5) / 0.5, (v - 0.26) / 0.26
