@@ -116,9 +116,10 @@ def street_scene(
         ValueError: A number is too small.
 
     Notes:
-        Two scenes in five hold void (the hood of the own car, a dark frame, a heap of something), one in five
-        a crowd: `semantic` person, `instance` 0, `crowd` true. What stands in front of a thing may split it
-        in two; it stays one instance. A thing may be partly outside the picture.
+        In nine scenes of ten instances touch, in three of four two of one class do, and in every other one
+        something in front splits an instance, which stays one. Two scenes in five hold void (the hood of the
+        own car, a dark frame, a heap of something), one in five a crowd: `semantic` person, `instance` 0,
+        `crowd` true. (Shares at the default size and number of things.)
 
     >>> scene = street_scene(7)
     >>> [CLASSES[category] for category in scene.semantic.unique() if category != VOID]
