@@ -1,0 +1,119 @@
+"""Read and write the files of panoptic and instance segmentation.
+
+`open_dataset` opens a folder in one of the `FORMATS`; `write_coco_panoptic` and `write_instance_map` write
+results. Pillow and tifffile come with the extra `io` and are imported when the first picture is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from lovasz_embed._check import message
+from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels, PanopticDataset, Sample
+from lovasz_embed.formats._coco_writer import write_coco_panoptic
+from lovasz_embed.formats.coco import CocoPanoptic, coco_splits, open_coco_folder, read_coco_panoptic
+from lovasz_embed.formats.instance_map import (
+    InstanceMaps,
+    Pictures,
+    instance_map_splits,
+    open_pictures,
+    read_instance_map,
+    write_instance_map,
+)
+
+__all__ = [
+    "FORMATS",
+    "Category",
+    "CocoPanoptic",
+    "DataError",
+    "Format",
+    "ImageRecord",
+    "InstanceMaps",
+    "Labels",
+    "PanopticDataset",
+    "Pictures",
+    "Sample",
+    "dataset_splits",
+    "open_dataset",
+    "open_pictures",
+    "read_coco_panoptic",
+    "read_instance_map",
+    "write_coco_panoptic",
+    "write_instance_map",
+]
+
+
+class Format(NamedTuple):
+    """How a format opens a split of a folder, and how it lists the splits."""
+
+    open: Callable[[Path, str | None], PanopticDataset]
+    splits: Callable[[Path], tuple[str, ...]]
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "coco-panoptic": Format(open_coco_folder, coco_splits),
+        "instance-map": Format(InstanceMaps, instance_map_splits),
+    }
+)
+"""The known formats by name; a new one is one line here."""
+
+
+def open_dataset(folder: str | PathLike[str], *, format: str, split: str | None = None) -> PanopticDataset:
+    """Open a folder of pictures and their truth.
+
+    Args:
+        folder: The data set.
+        format: "coco-panoptic" (`annotations/panoptic_SPLIT*.json`, its PNG folder beside it, pictures in
+            `SPLIT2017/` or `SPLIT/`) or "instance-map" (`images/`, `labels/`, and `index.json` where it has
+            splits).
+        split: Name of a split, for COCO with or without its year; None takes the only one.
+
+    Returns:
+        The data set; pictures are read from disk as they are asked for.
+
+    Raises:
+        DataError: An unknown format, a missing folder or split (the text lists those that exist), or files
+            that disagree.
+
+    >>> import tempfile, numpy as np
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "images").mkdir()
+    ...     Image.new("L", (3, 2)).save(f"{folder}/images/cell.png")
+    ...     write_instance_map(f"{folder}/labels/cell.png", np.array([[0, 1, 1], [0, 2, 2]]))
+    ...     data = open_dataset(folder, format="instance-map")
+    ...     data, data.things, data[0].instance.tolist()
+    (InstanceMaps(1 pictures, 2 categories), frozenset({1}), [[0, 1, 1], [0, 2, 2]])
+    """
+    return _format(format).open(Path(folder), split)
+
+
+def dataset_splits(folder: str | PathLike[str], *, format: str) -> tuple[str, ...]:
+    """Return the names of a folder's splits; () where its pictures are undivided.
+
+    Args:
+        folder: The data set.
+        format: As in `open_dataset`.
+
+    Raises:
+        DataError: An unknown format, or a folder that is not of this format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     records = '[{"name": "a", "split": "train"}, {"name": "b", "split": "val"}]'
+    ...     _ = Path(folder, "index.json").write_text(records)
+    ...     dataset_splits(folder, format="instance-map")
+    ('train', 'val')
+    """
+    return _format(format).splits(Path(folder))
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise DataError(message("format", f"be one of {', '.join(FORMATS)}", repr(name)))
+    return FORMATS[name]

@@ -1,0 +1,40 @@
+"""What files refuse becomes a `DataError` that names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lovasz_embed._check import message
+from lovasz_embed.formats._base import DataError
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """Return `path`; `DataError` where it is no folder."""
+    if not path.is_dir():
+        got = "a file" if path.exists() else "nothing there"
+        raise DataError(message(str(path), f"be {what}", got))
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of `path`; `DataError` where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(message(str(path), "exist", "no such file")) from error
+    except (OSError, ValueError) as error:
+        raise DataError(message(str(path), "be a readable JSON file", error)) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while `path` is written into a `DataError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(message(str(path), "be writable", reason, "Choose another place for it.")) from error
