@@ -122,7 +122,7 @@ def panoptic_levels(
         >>> instance = torch.tensor([[0, 0, 1, 2, 0]])
         >>> category, instances = panoptic_levels(semantic, instance, things={1})
         >>> category.labels.tolist(), instances.labels.tolist()
-        ([[0, 0, 1, 1, -2]], [[-1, -1, 2, 3, -2]])
+        ([[0, 0, 1, 1, -2]], [[-1, -1, 4, 5, -2]])
     """
     _check.is_labels("semantic", semantic)
     _check.is_labels("instance", instance)
@@ -238,8 +238,8 @@ def hierarchical_lovasz_hinge(
         levels: From the root to the leaves; see `Level` and `panoptic_levels`.
         kernel: "margin" has a dead zone on both sides of the radius; "gaussian" never lets go of a pixel.
         negatives: "all" pixels outside a node, or its "siblings" only: pixels of the same parent node.
-        class_means: Running means (C, D') of the first level's labels 0 ... C - 1, over that level's `dims`;
-            without gradient. Rows of NaN are classes not met yet.
+        class_means: Running means (C, D) of the first level's labels 0 ... C - 1, without gradient; that level's
+            `dims` of them are looked at. Rows of NaN are classes not met yet.
         pull_weight: Weight of the pull of this batch's means towards `class_means`.
         ncm_weight: Weight of the nearest-class-mean cross-entropy.
         ncm_temperature: τ above; smaller is a sharper softmax.
@@ -299,8 +299,9 @@ def hierarchical_lovasz_hinge(
             root, dims = levels[0], levels[0].dims
             nodes, means = roots
             if class_means is not None:
-                _check_class_means(class_means, means.shape[1], nodes)
+                _check_class_means(class_means, flat.shape[1], nodes)
                 class_means = class_means.detach().to(means)
+                class_means = class_means if dims is None else class_means[:, list(dims)]
             scale = root.radius**2
             if ncm_weight:
                 seen = flat if dims is None else flat[:, list(dims)]

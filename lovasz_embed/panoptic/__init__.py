@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from lovasz_embed.panoptic.assembly import assemble
 from lovasz_embed.panoptic.result import PanopticResult, Segment
+from lovasz_embed.panoptic.segmentation import segment
 
-__all__ = ["PanopticResult", "Segment", "assemble"]
+__all__ = ["PanopticResult", "Segment", "assemble", "segment"]

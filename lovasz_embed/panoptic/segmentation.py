@@ -35,12 +35,12 @@ def segment(
 
     Args:
         embedding: Floats (B, D, *spatial).
-        class_means: (C, D'), one per category over `category_dims`; a row of NaN is a category never predicted.
+        class_means: (C, D), one per category; a row of NaN is a category never predicted.
         things: The categories that have instances.
         radius: Radius of an instance, embedding units: that of the instance level of the loss.
         reach: Farthest distance at which a pixel joins its nearest instance; None is the radius.
-        category_dims: The D' dimensions that tell categories apart; None is all.
-        offset: Per category, subtracted from the squared distance, (C,); see `nearest_class_mean`.
+        category_dims: The dimensions that tell categories apart; None is all.
+        offset: Per category, (C,), squared embedding units; the larger, the farther out it wins; see `nearest_class_mean`.
         reject_radius: Pixels farther than this from every class mean are void; None rejects nothing.
         connected: Split instances into spatially connected parts.
         min_thing_area: Pixels that a thing must have.
@@ -55,14 +55,14 @@ def segment(
         ValueError: If shapes do not fit, the embedding holds NaN or Inf, or a radius or area is out of range.
 
     Note:
-        O(B·P·(C·D' + D)) plus the clustering; deterministic.
+        O(B·P·C·D) plus the clustering; deterministic.
 
     Example:
         >>> embedding = torch.tensor([[[0.0, 0.1, 5.0, 5.1, 8.0]]])
         >>> means = torch.tensor([[0.0], [6.0]])
         >>> result = segment(embedding, means, things={1}, radius=1.0)
         >>> result.segmentation.tolist()
-        [[[1, 1, 2, 2, 3]]]
+        [[1, 1, 2, 2, 3]]
     """
     dims = None if category_dims is None else tuple(category_dims)
     semantic = nearest_class_mean(

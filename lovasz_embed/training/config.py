@@ -1,0 +1,111 @@
+"""What a training run is made of, in one frozen record that is saved beside its results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lovasz_embed import _check
+from lovasz_embed._atomic import write_atomically
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of `fit`.
+
+    Attributes:
+        steps: Optimiser steps at most.
+        minutes: Minutes of training at most; the schedule ends with whichever of the two comes first. None is no
+            limit: only then is a run repeatable bit for bit.
+        batch: Crops a step.
+        crop: Side of a crop, pixels.
+        learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
+        warmup: Steps of warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest norm of the gradient.
+        amp: Whether the network computes in bfloat16; the loss never does.
+        seed: Seed of weights, crops and augmentation.
+        scale: Crops are resized by a factor of 1/scale ... scale.
+        turn: Whether pictures have no up and down: quarter turns are then allowed.
+        jitter: Strength of changes of exposure, 0 ... 1.
+        kernel: Kernel of the hinge.
+        negatives: Negatives of the hinge.
+        ncm_weight: Weight of the nearest-class-mean cross-entropy.
+        ncm_temperature: Its temperature.
+        pull_weight: Weight of the pull of a batch's class means to the running ones.
+        momentum: Momentum of the running class means.
+        log_every: Steps between two lines of the log.
+        checkpoint_every: Steps between two checkpoints.
+        workers: Processes that load and crop; 0 does it in the training process.
+    """
+
+    steps: int = 4000
+    minutes: float | None = None
+    batch: int = 6
+    crop: int = 192
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    amp: bool = True
+    seed: int = 0
+    scale: float = 1.0
+    turn: bool = False
+    jitter: float = 0.4
+    kernel: str = "margin"
+    negatives: str = "all"
+    ncm_weight: float = 1.0
+    ncm_temperature: float = 0.25
+    pull_weight: float = 0.0
+    momentum: float = 0.95
+    log_every: int = 20
+    checkpoint_every: int = 500
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value, so that a run fails before it starts."""
+        for name in ("steps", "batch", "crop", "log_every", "checkpoint_every"):
+            _whole(name, getattr(self, name), at_least=1)
+        for name in ("warmup", "workers", "seed"):
+            _whole(name, getattr(self, name), at_least=0)
+        if self.minutes is not None:
+            _check.positive("minutes", self.minutes)
+        for name in ("learning_rate", "clip", "ncm_temperature"):
+            _check.positive(name, getattr(self, name))
+        for name in ("weight_decay", "jitter", "ncm_weight", "pull_weight"):
+            _check.non_negative(name, getattr(self, name))
+        if self.scale < 1:
+            raise ValueError(_check.message("scale", "be 1 or above", self.scale))
+        if not 0 <= self.momentum < 1:
+            raise ValueError(_check.message("momentum", "lie in [0, 1)", self.momentum))
+        # kernel and negatives are checked by the loss, which is built before the first step.
+
+    def save(self, path: Path) -> None:
+        """Write the options as JSON."""
+        write_atomically(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file is no JSON object or has an unknown option.
+        """
+        try:
+            values: Any = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(_check.message(str(path), "be a JSON file", error)) from error
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not set(values) <= known:
+            got = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(_check.message(str(path), "hold options of TrainConfig", got))
+        return cls(**values)
+
+
+def _whole(name: str, value: object, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(_check.message(name, "be a whole number", type(value).__name__))
+    if value < at_least:
+        raise ValueError(_check.message(name, f"be {at_least} or above", value))

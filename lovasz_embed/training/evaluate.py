@@ -1,0 +1,66 @@
+"""Predict a data set picture by picture, and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lovasz_embed.model import PanopticEmbedder, prepare
+from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.quality import PanopticQuality, QualityResult
+
+
+def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Iterator[PanopticResult]:
+    """Segment pictures (H, W, 3) of bytes one by one, each at its own size.
+
+    Args:
+        model: Put into evaluation mode.
+        images: Read one at a time, so that a large folder need not fit into memory.
+
+    Yields:
+        A result of one picture, on the CPU.
+
+    Raises:
+        ValueError: If the model has no class means yet.
+
+    Example:
+        >>> from lovasz_embed.model import ModelConfig
+        >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4, 8)))
+        >>> _ = model.ncm.update(torch.rand(1, 8, 4, 4), torch.arange(16).view(1, 4, 4) % 2)
+        >>> [result] = predict(model, [np.zeros((20, 30, 3), np.uint8)])
+        >>> tuple(result.segmentation.shape)
+        (1, 20, 30)
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    for image in images:
+        result = model.segment(prepare(image)[None].to(device))
+        yield PanopticResult(result.segmentation.cpu(), result.segments)
+
+
+def evaluate(
+    predictions: Iterable[PanopticResult], truths: Iterable[PanopticResult], *, classes: int, things: Iterable[int]
+) -> QualityResult:
+    """Score predictions against truths, picture by picture, all counted together.
+
+    Args:
+        predictions: Results of one or more pictures each.
+        truths: The same pictures in the same order.
+        classes: Number of categories.
+        things: The categories that are things.
+
+    Raises:
+        ValueError: If there are more of one than of the other, or sizes differ.
+
+    Example:
+        >>> truth = PanopticResult.from_maps(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]), things={1})
+        >>> evaluate([truth], [truth], classes=2, things={1}).pq
+        1.0
+    """
+    quality = PanopticQuality(classes, frozenset(things))
+    for prediction, truth in zip(predictions, truths, strict=True):
+        quality.update(prediction, truth)
+    return quality.compute()
