@@ -96,14 +96,19 @@ def scene(height: int, width: int, instances: int) -> tuple[Tensor, Tensor]:
     return semantic[None], instance[None]
 
 
-def trained(semantic: Tensor, instance: Tensor, dims: int, noise: float) -> Tensor:
-    """Return an embedding as training leaves it: every node around its own centre, with gaussian noise."""
+def embed(semantic: Tensor, instance: Tensor, dims: int, separation: float, noise: float) -> Tensor:
+    """Return an embedding whose nodes lie around centres of their own, with gaussian noise.
+
+    At separation 1 categories are far apart and instances just inside their category's inner radius.
+    """
     generator = torch.Generator(device=semantic.device.type).manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=semantic.device)
 
-    centres = 9 * draw(VOID + 1, dims)[semantic] + 1.5 * draw(int(instance.max()) + 1, dims)[instance]
+    categories = 9 * draw(VOID + 1, dims)
+    instances = 1.6 * torch.nn.functional.normalize(draw(int(instance.max()) + 1, dims), dim=1)
+    centres = separation * (categories[semantic] + instances[instance])
     return (centres + noise * draw(*semantic.shape, dims)).movedim(-1, 1).contiguous()
 
 
@@ -144,8 +149,8 @@ def tasks(options: argparse.Namespace) -> list[tuple[str, dict[str, Callable[[],
         ),
     ]
     levels = panoptic_levels(semantic, instance, things=THINGS, radii=RADII)
-    for phase, noise in (("early", 2.0), ("late", 0.1)):
-        leaf = trained(semantic, instance, options.dims, noise).requires_grad_()
+    for phase, separation, noise in (("early", 0.05, 1.0), ("late", 1.0, 0.17)):
+        leaf = embed(semantic, instance, options.dims, separation, noise).requires_grad_()
         calls = {
             "textbook": step(lambda x: textbook_hierarchical(x, semantic, instance), leaf),
             "lovasz_embed": step(lambda x: hierarchical_lovasz_hinge(x, levels).loss, leaf),

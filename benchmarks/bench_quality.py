@@ -106,9 +106,7 @@ def main() -> None:
         else:
             calls.append(("files", "hotcoco", hotcoco))
         scores = [call() for _, _, call in calls]
-        np.testing.assert_allclose(
-            scores, scores[0], rtol=1e-9
-        )  # only the order of sums differs
+        np.testing.assert_allclose(scores, scores[0], rtol=1e-9)  # only the order of sums differs
         height, width = options.size
         print(f"one picture of {height} x {width}, {options.segments} segments, PQ {scores[0]:.4f}")
         measurements: list[Measurement] = [
