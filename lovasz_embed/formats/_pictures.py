@@ -89,7 +89,7 @@ def _decoding(path: Path) -> Iterator[None]:
         raise DataError(message(str(path), "exist", "no such file"))
     try:
         yield
-    except DataError:
+    except (DataError, ImportError):
         raise
     # Decoders meet arbitrary bytes and raise what their parsing happens to hit: OSError, SyntaxError,
     # struct.error, zlib.error, TiffFileError, IndexError ... none of which names the file.
@@ -102,6 +102,8 @@ def _decoding(path: Path) -> Iterator[None]:
 def _read_with_pillow(path: Path, *, as_colour: bool) -> NDArray[Any]:
     from PIL import Image
 
+    with Image.open(path) as picture:
+        picture.verify()  # checksums and the end of a PNG, which decoding alone passes over
     with Image.open(path) as picture:
         picture.load()
         pages = getattr(picture, "n_frames", 1)
