@@ -21,9 +21,9 @@ from lovasz_embed._ops.grouping import count_distinct
 from lovasz_embed.panoptic import PanopticResult, Segment
 from lovasz_embed.panoptic._maps import thing_categories
 
-# Sums of IoU are kept in fixed point, so that no order of pictures, ranks or merges changes a bit: an error of
-# at most 2^-37 per match, and room for 2^27 matches of a class.
-_IOU_UNIT = 2**36
+# Sums of IoU are kept in fixed point, so that no order of pictures, ranks or merges changes a bit: an error
+# of at most 2^-41 per match, and room for 2^23 matches of a class.
+_IOU_UNIT = 2**40
 
 
 class _Row(IntEnum):
@@ -49,8 +49,8 @@ class ClassQuality(NamedTuple):
         pq: float64, iou_sum / (tp + fp/2 + fn/2).
         sq: float64, iou_sum / tp, 0 without a match.
         rq: float64, tp / (tp + fp/2 + fn/2).
-        iou: float64, the semantic intersection over union, over all pixels that are not void in the truth; nan
-            for a class without a pixel in the truth.
+        iou: float64, the semantic intersection over union, over all pixels that are not void in the truth;
+            nan for a class without a pixel in the truth.
     """
 
     iou_sum: Tensor
@@ -107,9 +107,9 @@ def panoptic_quality(
 
     .. math:: PQ_c = \frac{\sum_{(p, t) \in TP_c} IoU(p, t)}{|TP_c| + |FP_c| / 2 + |FN_c| / 2}
 
-    A predicted and a true segment of one category match when IoU > 0.5, the union counted without the predicted
-    pixels that are void in the truth. A crowd segment matches nothing and is not missed. A prediction without a
-    match is forgiven when more than half of it lies over void and crowd of its category.
+    A predicted and a true segment of one category match when IoU > 0.5, the union counted without the
+    predicted pixels that are void in the truth. A crowd segment matches nothing and is not missed. A
+    prediction without a match is forgiven when more than half of it lies over void and crowd of its category.
 
     Args:
         prediction: B pictures.
@@ -125,10 +125,10 @@ def panoptic_quality(
             is `num_classes` or above; or, without `things`, one is a thing here and stuff there.
 
     Notes:
-        To the letter of panopticapi's evaluation.py, but for two cases that its own data never holds: of several
-        crowd segments of one category it looks at the last one, here all count; and areas are counted in the
-        map, where it believes the truth's JSON. Void pixels of the prediction count against it, as there.
-        Time and memory are linear in pixels.
+        To the letter of panopticapi's evaluation.py, but for two cases that its own data never holds: of
+        several crowd segments of one category it looks at the last one, here all count; and areas are counted
+        in the map, where it believes the truth's JSON. Void pixels of the prediction count against it, as
+        there. Time and memory are linear in pixels.
 
     References:
         Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; https://github.com/cocodataset/panopticapi
@@ -161,10 +161,10 @@ class PanopticQuality(nn.Module):
         TypeError: `things` is no collection of integers.
 
     Notes:
-        The state is one int64 buffer, so it travels in `state_dict` and adds up exactly: two ranks equal one, bit
-        for bit. Under torch.distributed each `update` all-reduces the batch's counts before it adds them, so
-        that every rank holds the whole at any time. All ranks must update equally often, a rank that has run out
-        of pictures with an empty batch. With NCCL the module must be on the rank's GPU.
+        The state is one int64 buffer, so it travels in `state_dict` and adds up exactly: two ranks equal one,
+        bit for bit. Under torch.distributed each `update` all-reduces the batch's counts before it adds them,
+        so that every rank holds the whole at any time. All ranks must update equally often, a rank that has
+        run out of pictures with an empty batch. With NCCL the module must be on the rank's GPU.
 
     >>> semantic, instance = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 1, 1]]])
     >>> truth = PanopticResult.from_maps(semantic, instance, things={1})
