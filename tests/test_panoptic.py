@@ -325,9 +325,9 @@ def test_a_street_of_hundreds_of_clusters_is_assembled_well_within_a_second() ->
     category = torch.randint(0, 19, (int(cell.max()) + 1,))[cell][None]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         result = assemble(category, cell[None] + 1, things=range(11, 19), min_thing_area=10)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 1.0  # 0.07 s on one core in 2026
     assert len(result.segments[0]) > 300
 

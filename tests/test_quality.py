@@ -339,9 +339,9 @@ def test_a_street_of_hundreds_of_segments_takes_a_fraction_of_a_second() -> None
     prediction = PanopticResult.from_maps(cell.roll(9, 2) % 19, cell.roll(9, 2) + 1, things=range(11, 19))
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         panoptic_quality(prediction, truth)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.5  # 0.015 s on one core in 2026; torchmetrics 1.9: 7.9 s
 
 
