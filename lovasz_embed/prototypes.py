@@ -113,15 +113,15 @@ def nearest_class_mean(
     _check_means(means, offset, embedding)
     if reject_radius is not None:
         _check.positive("reject_radius", reject_radius)
-    with torch.no_grad():
-        looked_at = _looked_at(dims, means)
-        best, ids = linear_scores(embedding, *as_linear(means, offset, looked_at)).max(1)
-        known = best.isfinite()
-        if reject_radius is not None:
-            own = means.nan_to_num().to(best.dtype)[ids].movedim(-1, 1)
-            away = (at_least_float32(embedding) - own) * looked_at.view(-1, *[1] * (embedding.ndim - 2))
-            known &= away.square().sum(1) <= reject_radius**2
-        return torch.where(known, ids, ignore_index)
+    embedding, means = embedding.detach(), means.detach()
+    looked_at = _looked_at(dims, means)
+    best, ids = linear_scores(embedding, *as_linear(means, offset, looked_at)).max(1)
+    known = best.isfinite()
+    if reject_radius is not None:
+        own = means.nan_to_num().to(best.dtype)[ids].movedim(-1, 1)
+        away = (at_least_float32(embedding) - own) * looked_at.view(-1, *[1] * (embedding.ndim - 2))
+        known &= away.square().sum(1) <= reject_radius**2
+    return torch.where(known, ids, ignore_index)
 
 
 class NearestClassMean(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -37,8 +39,8 @@ def means_of(sums: Tensor, counts: Tensor) -> Tensor:
 def as_linear(means: Tensor, offset: Tensor | None, looked_at: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight (C, D) and bias (C,), float64, with weight @ e + bias = |e|² - d² + offset.
 
-    `looked_at` (D,) bool holds the dimensions of the distance. A row of `means` with a NaN is an absent class:
-    weight 0, bias -inf.
+    `looked_at` (D,) bool holds the dimensions of the distance. A row of `means` with a NaN is an absent
+    class: weight 0, bias -inf.
     """
     present = ~means.isnan().any(1)
     means = means.double().nan_to_num() * looked_at * present.unsqueeze(1)
@@ -52,6 +54,13 @@ def linear_scores(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return weight @ e + bias for every pixel, (B, C, *spatial), in float32 at least, under autocast too."""
     batch, _, *spatial = embedding.shape
     pixels = at_least_float32(embedding).flatten(2)
-    with torch.autocast(embedding.device.type, enabled=False):
+    with _without_autocast(embedding.device.type):
         scores = weight.to(pixels.dtype) @ pixels + bias.to(pixels.dtype).unsqueeze(1)
     return scores.reshape(batch, len(bias), *spatial)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Switch autocast off where it is on; otherwise do nothing, which leaves no trace in exported graphs."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
