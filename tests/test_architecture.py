@@ -54,7 +54,7 @@ def imported_rooms(file: Path, package: Path) -> Iterator[tuple[int, str]]:
             if top == name:
                 room = rest.partition(".")[0]
                 # A name that is no room is an attribute of the package: it comes in through the door.
-                is_room = (package / f"{room}.py").is_file() or (package / room).is_dir()
+                is_room = room in FLOOR_OF or (package / f"{room}.py").is_file() or (package / room).is_dir()
                 if rest != "__version__":
                     yield node.lineno, room if is_room else "__init__"
 

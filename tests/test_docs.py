@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer.main
+
+from lovasz_embed.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
@@ -80,3 +83,18 @@ def test_a_block_that_raises_fails_with_the_line_of_its_page() -> None:
 def test_a_block_that_prints_something_else_fails() -> None:
     with pytest.raises(AssertionError, match="Expected"):
         run(Block(0, ">>> 1 + 1\n3\n"), "page.md", {})
+
+
+def test_the_command_line_page_lists_every_option_of_every_verb() -> None:
+    page = ROOT / "docs" / "command-line.md"
+    if not page.is_file():
+        pytest.skip("docs/command-line.md is absent: run the tests from a checkout")
+    sections = re.split(r"(?m)^## ", page.read_text(encoding="utf-8"))[1:]
+    described = {
+        section.splitlines()[0]: set(re.findall(r"(?m)^\| `(--[\w-]+)`", section)) for section in sections
+    }
+    offered = {
+        name: {option for parameter in verb.params for option in parameter.opts if option.startswith("--")}
+        for name, verb in typer.main.get_group(app).commands.items()
+    }
+    assert {verb: options - {"--help"} for verb, options in offered.items()} == described
