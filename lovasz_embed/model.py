@@ -265,7 +265,7 @@ def prepare(image: NDArray[np.uint8]) -> Tensor:
         torch.Size([3, 4, 4])
     """
     low, high = np.percentile(image, (1, 99.8))
-    scaled = (torch.from_numpy(image).permute(2, 0, 1).float() - low) / max(high - low, 1.0)
+    scaled = (torch.tensor(image, dtype=torch.float32).permute(2, 0, 1) - low) / max(high - low, 1.0)
     return scaled.clamp(-0.5, 1.5) * 2 - 1
 
 

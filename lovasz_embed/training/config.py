@@ -35,6 +35,7 @@ class TrainConfig:
         ncm_weight: Weight of the nearest-class-mean cross-entropy.
         ncm_temperature: Its temperature.
         pull_weight: Weight of the pull of a batch's class means to the running ones.
+        norm_weight: Weight of the regulariser that keeps the class means near the origin.
         momentum: Momentum of the running class means.
         log_every: Steps between two lines of the log.
         checkpoint_every: Steps between two checkpoints.
@@ -59,6 +60,7 @@ class TrainConfig:
     ncm_weight: float = 1.0
     ncm_temperature: float = 0.25
     pull_weight: float = 0.0
+    norm_weight: float = 0.01
     momentum: float = 0.95
     log_every: int = 20
     checkpoint_every: int = 500
@@ -74,7 +76,7 @@ class TrainConfig:
             _check.positive("minutes", self.minutes)
         for name in ("learning_rate", "clip", "ncm_temperature"):
             _check.positive(name, getattr(self, name))
-        for name in ("weight_decay", "jitter", "ncm_weight", "pull_weight"):
+        for name in ("weight_decay", "jitter", "ncm_weight", "pull_weight", "norm_weight"):
             _check.non_negative(name, getattr(self, name))
         if self.scale < 1:
             raise ValueError(_check.message("scale", "be 1 or above", self.scale))

@@ -162,6 +162,7 @@ class _Run:
             ncm_weight=config.ncm_weight,
             ncm_temperature=config.ncm_temperature,
             pull_weight=config.pull_weight,
+            norm_weight=config.norm_weight,
         )
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

@@ -1,0 +1,32 @@
+"""The command line: verbs that parse, call the library and print. No decision about segmentation is made here.
+
+What a person reads goes to stderr; with `--json` the last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from lovasz_embed.cli._console import failing_clearly
+from lovasz_embed.cli.demo import demo
+from lovasz_embed.cli.evaluate import evaluate
+from lovasz_embed.cli.info import info
+from lovasz_embed.cli.predict import predict
+from lovasz_embed.cli.train import train
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="lovasz-embed",
+    help="Panoptic and instance segmentation from one pixel embedding.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for verb in (demo, train, predict, evaluate, info):
+    app.command()(verb)
+
+
+def run() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    with failing_clearly():
+        app()

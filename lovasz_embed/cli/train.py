@@ -1,0 +1,95 @@
+"""`lovasz-embed train`: pictures and labels in, a run out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from lovasz_embed.cli._console import console, print_json, training_bar
+from lovasz_embed.cli._run import DatasetRecord, open_split
+from lovasz_embed.formats import PanopticDataset
+from lovasz_embed.model import ModelConfig, PanopticEmbedder
+from lovasz_embed.training import TrainConfig, fit
+
+# What differs between kinds of pictures: microscopy knows no up and down and has small pictures; photographs
+# need a view wide enough to recognise things.
+PRESETS: dict[str, dict[str, Any]] = {
+    "instance-map": {"turn": True},
+    "coco-panoptic": {"crop": 320, "batch": 4, "scale": 1.6},
+}
+WIDTHS: dict[str, tuple[int, ...]] = {"coco-panoptic": (32, 64, 96, 128, 160)}
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; made if it is not there.")],
+    format: Annotated[str, typer.Option(help="coco-panoptic or instance-map.")] = "coco-panoptic",
+    split: Annotated[str | None, typer.Option(help="Split to train on; 'train' if there is one.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps at most.")] = None,
+    minutes: Annotated[float, typer.Option(help="Minutes of training at most; 0 is no limit.")] = 18.0,
+    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of a crop, pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and crops.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load pictures; 0 loads in this one.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard files into the run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's checkpoint.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+) -> None:
+    """Train the reference model on a folder of labelled pictures."""
+    dataset = open_split(data, format, split, "train")
+    given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
+    options: dict[str, Any] = {
+        "steps": 20_000,
+        **PRESETS.get(format, {}),
+        **{name: value for name, value in given.items() if value is not None},
+        "minutes": minutes or None,
+        "seed": seed,
+        "workers": workers,
+    }
+    config = TrainConfig(**options)
+    torch.manual_seed(seed)
+    model = PanopticEmbedder(model_config(dataset, format)).to(device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    DatasetRecord(format, dataset.categories).save(out)
+    last: dict[str, Any] = {}
+    with training_bar() as show:
+
+        def on_step(progress: Any) -> None:
+            last.update(steps=progress.step, seconds=round(progress.seconds, 1), loss=progress.loss)
+            show(progress)
+
+        fit(
+            model,
+            dataset,
+            config,
+            out=out,
+            resume=resume,
+            writer=_tensorboard(out) if tensorboard else None,
+            on_step=on_step,
+        )
+    console.print(f"wrote {out}; next: lovasz-embed evaluate {out} --data {data}")
+    if json:
+        print_json({"run": str(out), "pictures": len(dataset), "parameters": parameters, **last})
+
+
+def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:
+    """Return the reference model's configuration for a data set."""
+    options: dict[str, Any] = {"widths": WIDTHS[format]} if format in WIDTHS else {}
+    names = tuple(category.name for category in dataset.categories)
+    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **options)
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as missing:
+        needed = 'pip install "lovasz-embed[tensorboard]"'
+        raise ModuleNotFoundError(f"--tensorboard needs {missing.name}: {needed}") from missing
+    return SummaryWriter(str(out))  # type: ignore[no-untyped-call]
