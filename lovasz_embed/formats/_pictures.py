@@ -46,9 +46,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise DataError(message(str(path), "be grey, RGB or RGBA", f"{pixels.shape[2]} channels"))
     if pixels.dtype.kind not in "buif" or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
-        raise DataError(
-            message(str(path), "hold finite numbers", f"{pixels.dtype} with NaN, Inf or no numbers")
-        )
+        got = f"{pixels.dtype} with NaN, Inf or no real numbers"
+        raise DataError(message(str(path), "hold finite numbers", got))
     grey = pixels.ndim == 2
     pixels = _to_uint8(pixels if grey else pixels[..., :3])
     return np.ascontiguousarray(np.repeat(pixels[..., None], 3, axis=2) if grey else pixels)
@@ -116,9 +115,7 @@ def _as_rgb(picture: Image) -> Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         return picture  # grey beyond 8 bits: Pillow would clip it
     if "transparency" in picture.info:
-        picture = picture.convert(
-            "RGBA"
-        )  # Pillow warns where a palette with transparency loses it in one step
+        picture = picture.convert("RGBA")  # Pillow warns where a palette loses transparency in one step
     return picture.convert("RGB")
 
 
@@ -145,9 +142,8 @@ def _read_tiff(path: Path) -> NDArray[Any] | None:
         pixels = np.moveaxis(pixels, 0, 2)
     elif axes not in {"YX", "YXS"}:
         got = f"axes {axes} of shape {pixels.shape}"
-        raise DataError(
-            message(str(path), "hold one two-dimensional picture", got, "Save one file per plane.")
-        )
+        remedy = "Save one file per plane."
+        raise DataError(message(str(path), "hold one two-dimensional picture", got, remedy))
     return np.asarray(pixels)
 
 

@@ -90,15 +90,13 @@ class CocoPanoptic(PanopticDataset):
         png = self._png(position)
         with self._naming(position):
             ids, segments = read_annotation(self._annotations[position], png, self._category_ids)
-        slot = np.searchsorted([0, *(segment.id for segment in segments)], ids)
-        counted = [
-            self.categories[segment.category].is_thing and not segment.is_crowd for segment in segments
-        ]
-        instance = [segment.id * thing for segment, thing in zip(segments, counted, strict=True)]
+        things = self.things
+        slot = np.searchsorted([0, *(s.id for s in segments)], ids)
+        instance = [s.id if s.category in things and not s.is_crowd else 0 for s in segments]
         return Labels(
-            semantic=np.array([VOID, *(segment.category for segment in segments)], dtype=np.uint8)[slot],
+            semantic=np.array([VOID, *(s.category for s in segments)], dtype=np.uint8)[slot],
             instance=np.array([0, *instance], dtype=np.int32)[slot],
-            crowd=np.array([False, *(segment.is_crowd for segment in segments)])[slot],
+            crowd=np.array([False, *(s.is_crowd for s in segments)])[slot],
         )
 
     def result(self, index: SupportsIndex) -> PanopticResult:
@@ -106,9 +104,8 @@ class CocoPanoptic(PanopticDataset):
         position = self._position(index)
         png = self._png(position)
         with self._naming(position):
-            return PanopticResult.from_coco(
-                [self._annotations[position]], [png], self._category_ids, self.things
-            )
+            annotations = [self._annotations[position]]
+            return PanopticResult.from_coco(annotations, [png], self._category_ids, self.things)
 
     @property
     def _category_ids(self) -> list[int]:
@@ -120,9 +117,8 @@ class CocoPanoptic(PanopticDataset):
         try:
             yield
         except ValueError as error:
-            raise DataError(
-                f"{self._png_folder / self._annotations[position]['file_name']}: {error}"
-            ) from error
+            path = self._png_folder / self._annotations[position]["file_name"]
+            raise DataError(f"{path}: {error}") from error
 
     def _png(self, position: int) -> NDArray[np.uint8]:
         path = self._png_folder / self._annotations[position]["file_name"]

@@ -14,13 +14,7 @@ from torch import Tensor
 
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed._check import message
-from lovasz_embed.formats._base import (
-    Category,
-    DataError,
-    ImageRecord,
-    Labels,
-    PanopticDataset,
-)
+from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels, PanopticDataset
 from lovasz_embed.formats._files import existing_folder, read_json, writing
 from lovasz_embed.formats._pictures import (
     LABEL_SUFFIXES,
@@ -51,13 +45,12 @@ class InstanceMaps(PanopticDataset):
     """
 
     def __init__(self, folder: Path, split: str | None = None) -> None:
-        existing_folder(folder, "a folder with images/ and labels/")
+        names = _names_of_split(folder, split)
         remedy = "Open pictures without labels with open_pictures."
         if not (folder / "labels").is_dir():
             raise DataError(message(str(folder), "hold a folder labels/", "none", remedy))
         pictures = _by_name(existing_folder(folder / "images", "a folder of pictures"), PICTURE_SUFFIXES)
         labels = _by_name(folder / "labels", LABEL_SUFFIXES)
-        names = _names_of_split(folder, split)
         if names is None:
             names = sorted(pictures.keys() | labels.keys())
         for name in names:
@@ -68,7 +61,7 @@ class InstanceMaps(PanopticDataset):
                 raise DataError(message(str(folder / "labels"), rule, "none", remedy))
         self.folder = folder
         self._labels = tuple(labels[name] for name in names)
-        super().__init__(_CATEGORIES, _records([pictures[name] for name in names], folder / "images"))
+        super().__init__(_CATEGORIES, _records([pictures[name] for name in names]))
 
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture alone, uint8 (H, W, 3)."""
@@ -89,7 +82,7 @@ class Pictures(PanopticDataset):
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = tuple(files)
-        super().__init__((), _records(self.files, None))
+        super().__init__((), _records(self.files))
 
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture, uint8 (H, W, 3)."""
@@ -203,7 +196,7 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
 
 def instance_map_splits(folder: Path) -> tuple[str, ...]:
     """Return the names of the splits in `index.json`, in order of appearance; () without that file."""
-    index = folder / "index.json"
+    index = existing_folder(folder, "a folder with images/ and labels/") / "index.json"
     if not index.is_file():
         return ()
     return tuple(dict.fromkeys(split for _, split in _read_index(index)))
@@ -273,9 +266,6 @@ def _by_name(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     return found
 
 
-def _records(files: Sequence[Path], root: Path | None) -> list[ImageRecord]:
+def _records(files: Sequence[Path]) -> list[ImageRecord]:
     """Number pictures from 1, because COCO files want integer ids."""
-    return [
-        ImageRecord(number, file.name if root is None else file.relative_to(root).as_posix())
-        for number, file in enumerate(files, start=1)
-    ]
+    return [ImageRecord(number, file.name) for number, file in enumerate(files, start=1)]
