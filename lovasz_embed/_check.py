@@ -30,7 +30,9 @@ def is_floating(argument: str, value: Tensor) -> None:
     """Raise `TypeError` unless `value` is a real floating point tensor."""
     is_tensor(argument, value)
     if not value.is_floating_point():
-        raise TypeError(message(argument, "be a floating point tensor", value.dtype, "Convert it with .float()."))
+        raise TypeError(
+            message(argument, "be a floating point tensor", value.dtype, "Convert it with .float().")
+        )
 
 
 def is_labels(argument: str, value: Tensor) -> None:
@@ -60,7 +62,9 @@ def is_embedding(argument: str, value: Tensor) -> None:
     is_floating(argument, value)
     if value.ndim < 3 or value.shape[1] < 1:
         remedy = "A single picture needs a batch axis: embedding[None]."
-        raise ValueError(message(argument, "have shape (B, D, *spatial) with D >= 1", tuple(value.shape), remedy))
+        raise ValueError(
+            message(argument, "have shape (B, D, *spatial) with D >= 1", tuple(value.shape), remedy)
+        )
 
 
 def one_of(argument: str, value: object, allowed: Collection[object]) -> None:

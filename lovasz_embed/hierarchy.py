@@ -60,7 +60,9 @@ class Level:
             _check.positive("margin", self.margin)
             if self.margin > self.radius:
                 rule = f"be at most the radius ({self.radius})"
-                raise ValueError(_check.message("margin", rule, self.margin, "Positives could never be at rest."))
+                raise ValueError(
+                    _check.message("margin", rule, self.margin, "Positives could never be at rest.")
+                )
         if self.bandwidth is not None:
             _check.is_floating("bandwidth", self.bandwidth)
             _check.same_shape("bandwidth", self.bandwidth, tuple(self.labels.shape), "labels")
@@ -149,7 +151,11 @@ def panoptic_levels(
     if crowd is not None:
         untold = untold | (is_thing & crowd)
     # One number per (category, instance); instance ids are compacted first where the product could overflow.
-    number = instance.unique(return_inverse=True)[1] if instance.numel() and int(instance.max()) >= 2**31 else instance
+    number = (
+        instance.unique(return_inverse=True)[1]
+        if instance.numel() and int(instance.max()) >= 2**31
+        else instance
+    )
     span = int(number.max()) + 1 if number.numel() else 1
     labels = torch.where(is_thing, semantic * span + number, NO_NODE)
     return (
@@ -270,7 +276,11 @@ def hierarchical_lovasz_hinge(
         The kernels, margins and defaults are ours; see docs/faithfulness.md.
     """
     _check_arguments(embedding, levels, kernel, negatives, impl)
-    for name, weight in (("pull_weight", pull_weight), ("ncm_weight", ncm_weight), ("norm_weight", norm_weight)):
+    for name, weight in (
+        ("pull_weight", pull_weight),
+        ("ncm_weight", ncm_weight),
+        ("norm_weight", norm_weight),
+    ):
         _check.non_negative(name, weight)
     _check.positive("ncm_temperature", ncm_temperature)
     if pull_weight and class_means is None:
@@ -408,7 +418,9 @@ def _check_arguments(
     _check.one_of("impl", impl, IMPLEMENTATIONS)
     if impl == "numba" and embedding.device.type != "cpu":
         remedy = "Use impl='auto'."
-        raise ValueError(_check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy))
+        raise ValueError(
+            _check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy)
+        )
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
     for number, level in enumerate(levels):
@@ -423,7 +435,9 @@ def _check_arguments(
             raise ValueError(_check.message(f"{name}.dims", rule, level.dims))
         if level.bandwidth is not None and kernel != "gaussian":
             remedy = "Use kernel='gaussian', or drop it."
-            raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
+            raise ValueError(
+                _check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy)
+            )
     if embedding.device.type == "cpu":
         _check.all_finite("embedding", embedding)
 

@@ -243,7 +243,9 @@ class PanopticEmbedder(nn.Module):
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (RuntimeError, SafetensorError) as error:
             rule = f"fit {CONFIG} beside it"
-            raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
+            raise ValueError(
+                _check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")
+            ) from error
         return model.eval()
 
     def _position(self, like: Tensor) -> Tensor:

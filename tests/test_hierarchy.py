@@ -22,7 +22,9 @@ from lovasz_embed.hierarchy import (
 ENGINES = ("reference", "numba")
 
 
-def random_case(seed: int, *, dims: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def random_case(
+    seed: int, *, dims: int = 3, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     """Embedding (2, D, 6, 5), semantic with void, instance with gaps in its ids."""
     generator = torch.Generator().manual_seed(seed)
     embedding = 2 * torch.randn(2, dims, 6, 5, dtype=dtype, generator=generator)
@@ -181,7 +183,9 @@ def test_siblings_are_blind_to_other_categories() -> None:
     semantic = torch.tensor([[0, 1, 1, 2]])
     instance = torch.tensor([[0, 1, 2, 1]])
     levels = panoptic_levels(semantic, instance, things={1, 2})
-    apart = torch.tensor([[[0.0, 10.0, 20.0, 10.0]]])  # instance 1 of category 2 lies on instance 1 of category 1
+    apart = torch.tensor(
+        [[[0.0, 10.0, 20.0, 10.0]]]
+    )  # instance 1 of category 2 lies on instance 1 of category 1
     everyone = hierarchical_lovasz_hinge(apart, levels, negatives="all").per_level[1]
     siblings = hierarchical_lovasz_hinge(apart, levels, negatives="siblings").per_level[1]
     assert siblings == 0
@@ -200,7 +204,9 @@ def test_three_levels_are_the_same_call(impl: str) -> None:
     )
     embedding = torch.randn(1, 4, 4, 6, dtype=torch.float64, generator=generator).requires_grad_()
     result = hierarchical_lovasz_hinge(embedding, levels, negatives="siblings", impl=impl)
-    torch.testing.assert_close(result.loss.detach(), result.per_level @ result.per_level.new_tensor([1, 0.5, 0.25]))
+    torch.testing.assert_close(
+        result.loss.detach(), result.per_level @ result.per_level.new_tensor([1, 0.5, 0.25])
+    )
     assert [len(nodes.loss) for nodes in result.per_node] == [3, 12, 24]
     everyone = hierarchical_lovasz_hinge(embedding, levels, impl=impl)
     for value, level in zip(everyone.per_level, levels, strict=True):
@@ -297,7 +303,9 @@ def test_volumes_and_point_lists_are_pictures_too(impl: str) -> None:
     expected = hierarchical_lovasz_hinge(embedding, levels_of(semantic, instance), impl=impl).loss
     for shape in ((30,), (2, 3, 5)):
         reshaped = levels_of(semantic.view(2, *shape), instance.view(2, *shape))
-        assert torch.equal(expected, hierarchical_lovasz_hinge(embedding.view(2, 3, *shape), reshaped, impl=impl).loss)
+        assert torch.equal(
+            expected, hierarchical_lovasz_hinge(embedding.view(2, 3, *shape), reshaped, impl=impl).loss
+        )
 
 
 def test_loss_does_not_depend_on_the_number_of_threads() -> None:
@@ -352,15 +360,31 @@ def good() -> tuple[Tensor, tuple[Level, Level]]:
         ({"ncm_weight": -1.0}, ValueError, "ncm_weight must be a finite number, 0 or above, got -1.0"),
         ({"pull_weight": 1.0}, ValueError, "class_means must be given where pull_weight is above 0"),
         ({"embedding": torch.zeros(3, 4)}, ValueError, r"embedding must have shape \(B, D, \*spatial\)"),
-        ({"embedding": torch.zeros(2, 3, 6, 5).long()}, TypeError, "embedding must be a floating point tensor"),
-        ({"embedding": torch.zeros(2, 3, 9, 5)}, ValueError, r"levels\[0\].labels must have shape \(2, 9, 5\)"),
-        ({"embedding": torch.full((2, 3, 6, 5), torch.nan)}, ValueError, "embedding must be finite everywhere"),
+        (
+            {"embedding": torch.zeros(2, 3, 6, 5).long()},
+            TypeError,
+            "embedding must be a floating point tensor",
+        ),
+        (
+            {"embedding": torch.zeros(2, 3, 9, 5)},
+            ValueError,
+            r"levels\[0\].labels must have shape \(2, 9, 5\)",
+        ),
+        (
+            {"embedding": torch.full((2, 3, 6, 5), torch.nan)},
+            ValueError,
+            "embedding must be finite everywhere",
+        ),
         (
             {"ncm_weight": 1.0, "class_means": torch.zeros(2, 3)},
             ValueError,
             r"class_means must have a row for every label of levels\[0\] \(up to 2\), got 2 rows",
         ),
-        ({"ncm_weight": 1.0, "class_means": torch.zeros(3, 9)}, ValueError, r"class_means must have shape \(C, 3\)"),
+        (
+            {"ncm_weight": 1.0, "class_means": torch.zeros(3, 9)},
+            ValueError,
+            r"class_means must have shape \(C, 3\)",
+        ),
     ],
 )
 def test_wrong_arguments_fail_clearly(change: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -376,7 +400,11 @@ def test_wrong_arguments_fail_clearly(change: dict[str, Any], error: type[Except
         ({"radius": -1.0}, ValueError, "radius must be a finite number above 0, got -1.0"),
         ({"radius": "1"}, TypeError, "radius must be a number, got str"),
         ({"margin": 2.0}, ValueError, r"margin must be at most the radius \(1.0\), got 2.0"),
-        ({"labels": torch.zeros(1, 2)}, TypeError, "labels must hold integer or boolean labels, got torch.float32"),
+        (
+            {"labels": torch.zeros(1, 2)},
+            TypeError,
+            "labels must hold integer or boolean labels, got torch.float32",
+        ),
         ({"bandwidth": torch.ones(3, 3)}, ValueError, r"bandwidth must have shape \(1, 2\) to match labels"),
     ],
 )
@@ -390,14 +418,27 @@ def test_wrong_level_fails_clearly(change: dict[str, Any], error: type[Exception
     ("change", "error", "text"),
     [
         ({"radii": (1.0, 4.0)}, ValueError, "radii must fall from the category to the instance level"),
-        ({"instance": torch.zeros(2, 2).long()}, ValueError, r"instance must have shape \(1, 3\) to match semantic"),
-        ({"instance": torch.tensor([[-1, 0, 0]])}, ValueError, "instance must hold ids of 0 or above, got -1"),
+        (
+            {"instance": torch.zeros(2, 2).long()},
+            ValueError,
+            r"instance must have shape \(1, 3\) to match semantic",
+        ),
+        (
+            {"instance": torch.tensor([[-1, 0, 0]])},
+            ValueError,
+            "instance must hold ids of 0 or above, got -1",
+        ),
         ({"semantic": torch.tensor([[-1, 0, 0]])}, ValueError, "semantic must hold categories of 0 or above"),
         ({"semantic": torch.zeros(1, 3)}, TypeError, "semantic must hold integer or boolean labels"),
     ],
 )
 def test_wrong_maps_fail_clearly(change: dict[str, Any], error: type[Exception], text: str) -> None:
-    maps = {"semantic": torch.zeros(1, 3).long(), "instance": torch.zeros(1, 3).long(), "things": {1}, **change}
+    maps = {
+        "semantic": torch.zeros(1, 3).long(),
+        "instance": torch.zeros(1, 3).long(),
+        "things": {1},
+        **change,
+    }
     with pytest.raises(error, match=text):
         panoptic_levels(**maps)
 

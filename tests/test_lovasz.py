@@ -101,6 +101,13 @@ def test_3_weights_are_a_distribution(problem: tuple[Tensor, Tensor]) -> None:
 
 
 @given(problems())
+def test_tied_errors_keep_their_input_order(problem: tuple[Tensor, Tensor]) -> None:
+    _, target = problem
+    untied = torch.arange(len(target), 0, -1, dtype=torch.float64)
+    assert torch.equal(lovasz_weights(torch.zeros_like(untied), target), lovasz_weights(untied, target))
+
+
+@given(problems())
 def test_3_the_value_lies_between_mean_and_maximum(problem: tuple[Tensor, Tensor]) -> None:
     errors, target = problem
     assert float(errors.mean()) - ROUNDING <= extension(errors, target) <= float(errors.max()) + ROUNDING
@@ -372,7 +379,7 @@ def test_weights_do_not_vanish_at_four_million_pixels() -> None:
 
 def test_counts_stay_exact_above_the_integers_of_float32() -> None:
     """Above 2^24 a float32 count skips odd numbers: the one foreground pixel left would become 0 or 2."""
-    pixels = 2**24 + 4
+    pixels = 2**24 + 5
     target = torch.ones(pixels, dtype=torch.bool)
     target[-2] = False
     weight = lovasz_weights(torch.zeros(()).expand(pixels), target)[-2]

@@ -94,6 +94,4 @@ def group_by_parent(nodes: Nodes, parents: Nodes) -> Nodes:
             f"{int(nodes.label[wrong])} outside or across nodes of the level above. "
             "Ignore those pixels, or use negatives='all'."
         )
-    return Nodes(
-        nodes.member, nodes.picture, nodes.label, parents.member.long(), least, nodes.size
-    )
+    return Nodes(nodes.member, nodes.picture, nodes.label, parents.member.long(), least, nodes.size)

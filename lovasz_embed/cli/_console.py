@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from lovasz_embed import training
@@ -26,7 +33,7 @@ def failing_clearly() -> Iterator[None]:
     """Turn a wrong input into one line on stderr and exit code 2; what is not the user's doing keeps its traceback."""
     try:
         yield
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ImportError) as error:
         console.print(f"[bold red]error[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -60,7 +67,13 @@ def training_bar() -> Iterator[Callable[[training.Progress], None]]:
 
 def tracked(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """Yield the items under a progress bar."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         yield from bar.track(items, total=total)
 
@@ -84,10 +97,14 @@ def show_quality(quality: QualityResult, names: Sequence[str], title: str) -> No
     ):
         table.add_row(name, *map(_percent, scores), style="bold")
     console.print(table)
-    console.print(f"AP50 (things, TP / (TP + FP + FN)) {_percent(quality.ap50)}   mIoU {_percent(quality.miou)}")
+    console.print(
+        f"AP50 (things, TP / (TP + FP + FN)) {_percent(quality.ap50)}   mIoU {_percent(quality.miou)}"
+    )
 
 
-def quality_record(quality: QualityResult, names: Sequence[str], pictures: int, seconds: float) -> dict[str, Any]:
+def quality_record(
+    quality: QualityResult, names: Sequence[str], pictures: int, seconds: float
+) -> dict[str, Any]:
     """The JSON object of a score: fractions in [0, 1], null where there is nothing to average."""
     per_class = {
         name: {

@@ -18,7 +18,15 @@ from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.synthetic import CLASSES, COLOURS, THINGS, Scene, StreetScenes
 from lovasz_embed.training import TrainConfig, fit
-from lovasz_embed.visualise import Palette, class_mean_map, colour_basis, embedding_colours, overlay, panel, save_png
+from lovasz_embed.visualise import (
+    Palette,
+    class_mean_map,
+    colour_basis,
+    embedding_colours,
+    overlay,
+    panel,
+    save_png,
+)
 
 SIZE = (96, 96)
 TRAINING_SCENES = 2000
@@ -72,7 +80,9 @@ def demo(
     quality = training.evaluate(predictions, truths, classes=len(CLASSES), things=THINGS)
     seconds = time.perf_counter() - start
     shown = range(min(4, scenes))
-    picture = gallery(model, [unseen[i] for i in shown], [truths[i] for i in shown], [predictions[i] for i in shown])
+    picture = gallery(
+        model, [unseen[i] for i in shown], [truths[i] for i in shown], [predictions[i] for i in shown]
+    )
     save_png(out / "demo.png", picture)
     show_quality(quality, CLASSES, f"{scenes} unseen scenes")
     console.print(f"look at {out / 'demo.png'}")
@@ -97,11 +107,16 @@ def gallery(
     scale = max(1, 288 // samples[0].image.shape[0])
     columns = {
         "input": [sample.image for sample in samples],
-        "truth": [overlay(s.image, t, palette=palette, scale=scale) for s, t in zip(samples, truths, strict=True)],
+        "truth": [
+            overlay(s.image, t, palette=palette, scale=scale) for s, t in zip(samples, truths, strict=True)
+        ],
         "prediction": [
-            overlay(s.image, p, palette=palette, scale=scale) for s, p in zip(samples, predictions, strict=True)
+            overlay(s.image, p, palette=palette, scale=scale)
+            for s, p in zip(samples, predictions, strict=True)
         ],
         "embedding": [embedding_colours(e, basis=basis) for e in embedding],
-        "class means": [class_mean_map(e[dims], model.ncm.means[:, dims], palette=palette) for e in embedding],
+        "class means": [
+            class_mean_map(e[dims], model.ncm.means[:, dims], palette=palette) for e in embedding
+        ],
     }
     return panel(columns, legend=palette.legend())

@@ -19,10 +19,14 @@ from lovasz_embed.model import PanopticEmbedder
 def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder that `train` wrote.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set to predict and score.")] = None,
-    format: Annotated[str | None, typer.Option(help="Format of --data; that of the run if not given.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of --data; that of the run if not given.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; 'val' if there is one.")] = None,
     pred: Annotated[Path | None, typer.Option(help="COCO panoptic predictions: JSON, or its folder.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="COCO panoptic truth: JSON, or a data set folder.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="COCO panoptic truth: JSON, or a data set folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
 ) -> None:
@@ -42,10 +46,15 @@ def evaluate(
         predictions = (predicted.result(position) for position in positions)
         title = f"{pred} against {truth}"
     else:
-        raise DataError("evaluate must be given RUN with --data, or --pred with --truth, got another combination")
+        raise DataError(
+            "evaluate must be given RUN with --data, or --pred with --truth, got another combination"
+        )
     truths = (dataset.result(index) for index in range(len(dataset)))
     quality = training.evaluate(
-        tracked(predictions, len(dataset), "evaluating"), truths, classes=len(dataset.categories), things=dataset.things
+        tracked(predictions, len(dataset), "evaluating"),
+        truths,
+        classes=len(dataset.categories),
+        things=dataset.things,
     )
     names = [category.name for category in dataset.categories]
     show_quality(quality, names, f"{title}, {len(dataset)} pictures")
@@ -61,8 +70,10 @@ def _open_truth(path: Path, split: str | None) -> CocoPanoptic:
     """Open a JSON, or the annotations of a data set folder."""
     if not path.is_dir():
         return read_coco_panoptic(path)
-    opened = open_split(path, "coco-panoptic", split, "val") if split is None else open_dataset(
-        path, format="coco-panoptic", split=split
+    opened = (
+        open_split(path, "coco-panoptic", split, "val")
+        if split is None
+        else open_dataset(path, format="coco-panoptic", split=split)
     )
     assert isinstance(opened, CocoPanoptic)
     return opened

@@ -12,10 +12,16 @@ import typer
 from lovasz_embed import training
 from lovasz_embed.cli._console import console, print_json, tracked
 from lovasz_embed.cli._run import DatasetRecord, open_split
-from lovasz_embed.formats import DataError, PanopticDataset, open_pictures, write_coco_panoptic, write_instance_map
+from lovasz_embed.formats import (
+    DataError,
+    PanopticDataset,
+    open_pictures,
+    write_coco_panoptic,
+    write_instance_map,
+)
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.panoptic import PanopticResult
-from lovasz_embed.visualise import overlay, save_png
+from lovasz_embed.visualise import Palette, overlay, save_png
 
 PREDICTIONS = "predictions.json"
 
@@ -24,12 +30,16 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of pictures.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set instead of pictures.")] = None,
-    format: Annotated[str | None, typer.Option(help="Format of --data; that of the run if not given.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of --data; that of the run if not given.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; 'val' if there is one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the predictions, or a name ending in .json.")] = Path(
         "predictions"
     ),
-    overlays: Annotated[bool, typer.Option(help="Also write every picture with its segments painted over.")] = False,
+    overlays: Annotated[
+        bool, typer.Option(help="Also write every picture with its segments painted over.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
 ) -> None:
@@ -44,7 +54,8 @@ def predict(
     if record.format == "instance-map":
         results = _with_maps(results, dataset, target.parent / "labels")
     if overlays:
-        results = _with_overlays(results, dataset, target.parent / "overlays")
+        palette = Palette.of(model.config.classes, model.config.things)
+        results = _with_overlays(results, dataset, target.parent / "overlays", palette)
     write_coco_panoptic(target, results, images=dataset.images, categories=record.categories)
     seconds = time.perf_counter() - start
     console.print(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
@@ -52,9 +63,7 @@ def predict(
         print_json({"predictions": str(target), "pictures": len(dataset), "seconds": round(seconds, 3)})
 
 
-def _open(
-    pictures: list[Path] | None, data: Path | None, format: str, split: str | None
-) -> PanopticDataset:
+def _open(pictures: list[Path] | None, data: Path | None, format: str, split: str | None) -> PanopticDataset:
     if bool(pictures) == (data is not None):
         got = "both" if pictures else "neither"
         raise DataError(f"predict must be given either PICTURES or --data, got {got}")
@@ -75,8 +84,10 @@ def _with_maps(
 
 
 def _with_overlays(
-    results: Iterable[PanopticResult], dataset: PanopticDataset, folder: Path
+    results: Iterable[PanopticResult], dataset: PanopticDataset, folder: Path, palette: Palette
 ) -> Iterator[PanopticResult]:
     for index, result in enumerate(results):
-        save_png(folder / f"{dataset.names[index]}.png", overlay(dataset.image(index), result))
+        save_png(
+            folder / f"{dataset.names[index]}.png", overlay(dataset.image(index), result, palette=palette)
+        )
         yield result

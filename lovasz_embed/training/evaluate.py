@@ -42,7 +42,11 @@ def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Ite
 
 
 def evaluate(
-    predictions: Iterable[PanopticResult], truths: Iterable[PanopticResult], *, classes: int, things: Iterable[int]
+    predictions: Iterable[PanopticResult],
+    truths: Iterable[PanopticResult],
+    *,
+    classes: int,
+    things: Iterable[int],
 ) -> QualityResult:
     """Score predictions against truths, picture by picture, all counted together.
 

@@ -193,7 +193,9 @@ class _Run:
         result: HierarchicalLoss = self.loss(embedding, levels, self.running)
         if not bool(torch.isfinite(result.loss)):
             remedy = "Lower learning_rate or clip."
-            raise ValueError(_check.message(f"the loss of step {self.step}", "be finite", result.loss.item(), remedy))
+            raise ValueError(
+                _check.message(f"the loss of step {self.step}", "be finite", result.loss.item(), remedy)
+            )
         self.optimiser.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -232,7 +234,9 @@ class _Run:
         if changed:
             got = ", ".join(f"{name}={saved.get(name)!r} there and {now[name]!r} now" for name in changed)
             remedy = "Use the options of the run, or another folder."
-            raise ValueError(_check.message(str(path), "be a checkpoint of the same configuration", got, remedy))
+            raise ValueError(
+                _check.message(str(path), "be a checkpoint of the same configuration", got, remedy)
+            )
         try:
             self.model.load_state_dict(content["model"])
         except RuntimeError as error:

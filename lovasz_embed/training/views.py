@@ -67,7 +67,13 @@ def whole(sample: Labelled) -> View:
 
 
 def random_view(
-    view: View, rng: np.random.Generator, *, size: int, scale: float = 1.0, turn: bool = False, jitter: float = 0.0
+    view: View,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    scale: float = 1.0,
+    turn: bool = False,
+    jitter: float = 0.0,
 ) -> View:
     """Return a random square crop; what lies outside the picture is void.
 
