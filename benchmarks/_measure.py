@@ -33,9 +33,7 @@ class Measurement:
         return statistics.median(self.seconds)
 
 
-def measure(
-    task: str, implementation: str, call: Callable[[], object], *, repeats: int, device: str
-) -> Measurement:
+def measure(task: str, implementation: str, call: Callable[[], object], *, repeats: int, device: str) -> Measurement:
     """Time `repeats` calls after one that compiles and warms up; a further call shows its memory."""
     call()
     seconds = []
@@ -83,9 +81,7 @@ def machine(device: str) -> dict[str, str | int]:
     """Describe what the figures depend on; never who owns the machine or what it is called."""
     processor = platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        names = [
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
     description: dict[str, str | int] = {
         "processor": processor,
@@ -104,9 +100,7 @@ def report(measurements: Sequence[Measurement], *, baseline: str, device: str, a
     """Print every task's implementations beside the baseline; with `as_json` a JSON line follows."""
     where = machine(device)
     print(", ".join(f"{name} {value}" for name, value in where.items()))
-    print(
-        f"{'task':42} {'implementation':14} {'median':>10} {'min':>10} {'max':>10} {'peak':>10} {'faster':>8}"
-    )
+    print(f"{'task':42} {'implementation':14} {'median':>10} {'min':>10} {'max':>10} {'peak':>10} {'faster':>8}")
     rows = []
     for m in measurements:
         beside = next((b for b in measurements if (b.task, b.implementation) == (m.task, baseline)), None)

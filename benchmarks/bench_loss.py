@@ -156,9 +156,7 @@ def tasks(options: argparse.Namespace) -> list[tuple[str, dict[str, Callable[[],
             "lovasz_embed": step(lambda x: hierarchical_lovasz_hinge(x, levels).loss, leaf),
         }
         if options.reference:
-            calls["reference"] = step(
-                lambda x: hierarchical_lovasz_hinge(x, levels, impl="reference").loss, leaf
-            )
+            calls["reference"] = step(lambda x: hierarchical_lovasz_hinge(x, levels, impl="reference").loss, leaf)
         found.append((f"hierarchical, {options.instances} instances, {phase}", calls))
     return found
 
@@ -171,9 +169,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, default=8, help="of the embedding")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--reference", action="store_true", help="time the reference of the hierarchical loss, too"
-    )
+    parser.add_argument("--reference", action="store_true", help="time the reference of the hierarchical loss, too")
     parser.add_argument("--json", action="store_true", help="print one JSON line after the table")
     parser.add_argument("--smoke", action="store_true", help="tiny pictures, one repeat")
     options = parser.parse_args()
@@ -187,12 +183,8 @@ def main() -> None:
         expected = calls["textbook"]()
         for implementation, call in calls.items():
             # The textbook's float32 counts and sums are good for about four digits on millions of pixels.
-            torch.testing.assert_close(
-                call(), expected, rtol=1e-3, atol=1e-5, msg=f"{task}: {implementation}"
-            )
-            measurements.append(
-                measure(task, implementation, call, repeats=options.repeats, device=options.device)
-            )
+            torch.testing.assert_close(call(), expected, rtol=1e-3, atol=1e-5, msg=f"{task}: {implementation}")
+            measurements.append(measure(task, implementation, call, repeats=options.repeats, device=options.device))
     report(measurements, baseline="textbook", device=options.device, as_json=options.json)
 
 

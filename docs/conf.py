@@ -40,9 +40,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = (
-    True  # "Attributes:" describe the fields; autodoc lists them once more without words otherwise
-)
+napoleon_use_ivar = True  # "Attributes:" describe the fields in one list
 
 # Every reference must lead somewhere, except out of this package: the build needs no network.
 nitpicky = True
@@ -83,9 +81,7 @@ def _escape(app: Sphinx, what: str, name: str, value: object, options: object, l
             lines[number] = "`".join(parts)
 
 
-def _prose_is_no_type(
-    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
-) -> None:
+def _prose_is_no_type(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
     """Undo napoleon's reading of "text: more text" as a type and a text; signatures hold the types."""
     for number, line in enumerate(lines):
         marker, _, words = line[1:].partition(": ")
@@ -100,9 +96,7 @@ def _prose_is_no_type(
         return
 
 
-def _skip_tuple_fields(
-    app: Sphinx, what: str, name: str, value: object, skip: bool, options: object
-) -> bool | None:
+def _skip_tuple_fields(app: Sphinx, what: str, name: str, value: object, skip: bool, options: object) -> bool | None:
     """Leave out "Alias for field number 0": the fields are described under their named tuple."""
     return True if type(value).__name__ == "_tuplegetter" else None
 

@@ -90,9 +90,7 @@ def test_the_command_line_page_lists_every_option_of_every_verb() -> None:
     if not page.is_file():
         pytest.skip("docs/command-line.md is absent: run the tests from a checkout")
     sections = re.split(r"(?m)^## ", page.read_text(encoding="utf-8"))[1:]
-    described = {
-        section.splitlines()[0]: set(re.findall(r"(?m)^\| `(--[\w-]+)`", section)) for section in sections
-    }
+    described = {section.splitlines()[0]: set(re.findall(r"(?m)^\| `(--[\w-]+)`", section)) for section in sections}
     offered = {
         name: {option for parameter in verb.params for option in parameter.opts if option.startswith("--")}
         for name, verb in typer.main.get_group(app).commands.items()
