@@ -60,9 +60,7 @@ class Level:
             _check.positive("margin", self.margin)
             if self.margin > self.radius:
                 rule = f"be at most the radius ({self.radius})"
-                raise ValueError(
-                    _check.message("margin", rule, self.margin, "Positives could never be at rest.")
-                )
+                raise ValueError(_check.message("margin", rule, self.margin, "Positives could never be at rest."))
         if self.bandwidth is not None:
             _check.is_floating("bandwidth", self.bandwidth)
             _check.same_shape("bandwidth", self.bandwidth, tuple(self.labels.shape), "labels")
@@ -152,7 +150,7 @@ def panoptic_levels(
         untold = untold | (is_thing & crowd)
     # One number per (category, instance); instance ids are compacted first where the product could overflow.
     number = (
-        instance.unique(return_inverse=True)[1]
+        torch.unique(instance, return_inverse=True)[1]
         if instance.numel() and int(instance.max()) >= 2**31
         else instance
     )
@@ -409,18 +407,14 @@ def _ncm_cross_entropy(
     return sums / (target >= 0).sum().clamp(min=1)
 
 
-def _check_arguments(
-    embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, impl: str
-) -> None:
+def _check_arguments(embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, impl: str) -> None:
     _check.is_embedding("embedding", embedding)
     _check.one_of("kernel", kernel, KERNELS)
     _check.one_of("negatives", negatives, NEGATIVES)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
     if impl == "numba" and embedding.device.type != "cpu":
         remedy = "Use impl='auto'."
-        raise ValueError(
-            _check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy)
-        )
+        raise ValueError(_check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy))
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
     for number, level in enumerate(levels):
@@ -435,9 +429,7 @@ def _check_arguments(
             raise ValueError(_check.message(f"{name}.dims", rule, level.dims))
         if level.bandwidth is not None and kernel != "gaussian":
             remedy = "Use kernel='gaussian', or drop it."
-            raise ValueError(
-                _check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy)
-            )
+            raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
     if embedding.device.type == "cpu":
         _check.all_finite("embedding", embedding)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ class ModelConfig:
         classes: Names of the categories 0 ... C - 1.
         things: Categories that have instances.
         dims: Dimensions of the embedding.
-        widths: Channels of the encoder at stride 2, 4, 8, ...; the last is the coarsest.
+        widths: Channels of the encoder, from the finest map to the coarsest, each half the size of the one before.
+        stride: Pixels per side of a cell of the finest map: 1, 2 or 4.
         coordinates: How the network learns where a pixel is, which a convolution cannot tell (Novotny et al.
             2018). "added": the last two dimensions are offsets to the pixel's own position, and categories look
             at the other dimensions only; works the same at any picture size. "fed": two channels of relative
@@ -53,19 +56,21 @@ class ModelConfig:
     things: tuple[int, ...]
     dims: int = 8
     widths: tuple[int, ...] = (32, 64, 96, 128)
+    stride: int = 2
     coordinates: str = "added"
     unit: float = 10.0
-    category_radius: float = 4.0
+    category_radius: float = 1.1
     instance_radius: float = 1.0
     margin_ratio: float = 0.894
     reach: float = 1.0
-    connected: bool = True
+    connected: bool = False
     min_thing_area: int = 16
     min_stuff_area: int = 64
 
     def __post_init__(self) -> None:
         """Check the values that a hand-written file could get wrong."""
         _check.one_of("coordinates", self.coordinates, COORDINATES)
+        _check.one_of("stride", self.stride, (1, 2, 4))
         for name in ("unit", "category_radius", "instance_radius", "margin_ratio"):
             _check.positive(name, getattr(self, name))
         least = 3 if self.coordinates == "added" else 1
@@ -84,21 +89,20 @@ class ModelConfig:
 
 
 class ConvEncoder(nn.Module):
-    """A plain convolutional encoder: pictures (B, 3, H, W) to feature maps at stride 2, 4, 8, ...
+    """A plain convolutional encoder: pictures (B, 3, H, W) to feature maps, each half the size of the one before.
 
     Attributes:
         channels: Channels of each map.
         strides: Stride of each map.
     """
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], stride: int) -> None:
         super().__init__()
         self.channels = tuple(widths)
-        self.strides = tuple(2 ** (level + 1) for level in range(len(widths)))
-        self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
-        self.stages = nn.ModuleList(
-            _double(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True)
-        )
+        self.strides = tuple(stride * 2**level for level in range(len(widths)))
+        # A cell of the finest map sees its own pixels and half as many beyond each side.
+        self.stem = nn.Conv2d(3, widths[0], 2 * stride + stride % 2, stride=stride, padding=(stride + 1) // 2)
+        self.stages = nn.ModuleList(_double(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Return the feature maps, finest first."""
@@ -127,13 +131,11 @@ class PanopticEmbedder(nn.Module):
     def __init__(self, config: ModelConfig, backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = ConvEncoder(config.widths) if backbone is None else backbone
+        self.backbone = ConvEncoder(config.widths, config.stride) if backbone is None else backbone
         channels: tuple[int, ...] = tuple(self.backbone.channels)  # type: ignore[arg-type]
         self.strides: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
         extra = 2 if config.coordinates == "fed" else 0
-        self.merges = nn.ModuleList(
-            _double(fine + coarse + extra, fine) for fine, coarse in zip(channels, channels[1:], strict=False)
-        )
+        self.merges = nn.ModuleList(_double(fine + coarse + extra, fine) for fine, coarse in pairwise(channels))
         # The head works at the finest map's stride and lays its channels out as pixels: full resolution for
         # the price of the coarse one, without the mixed pixels that interpolation makes along borders.
         self.head = nn.Conv2d(channels[0], config.dims * self.strides[0] ** 2, 3, padding=1)
@@ -213,9 +215,7 @@ class PanopticEmbedder(nn.Module):
         write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, backbone: nn.Module | None = None
-    ) -> PanopticEmbedder:
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, backbone: nn.Module | None = None) -> PanopticEmbedder:
         """Read what `save_pretrained` wrote; nothing is unpickled. The model comes in evaluation mode.
 
         Args:
@@ -243,9 +243,7 @@ class PanopticEmbedder(nn.Module):
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (RuntimeError, SafetensorError) as error:
             rule = f"fit {CONFIG} beside it"
-            raise ValueError(
-                _check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")
-            ) from error
+            raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
         return model.eval()
 
     def _position(self, like: Tensor) -> Tensor:
@@ -285,12 +283,40 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+class StandardisedConv2d(nn.Conv2d):
+    """A 3 × 3 convolution whose weights, not whose outputs, are normalised: mean 0 and norm 1, times a learnt gain.
+
+    Batch statistics would differ between training crops and whole pictures: on the nuclei the foreground IoU fell
+    from 0.73 to 0.57 when batch normalisation went from batch to running statistics. This layer has none, so that a
+    crop embeds as the whole picture does, at any batch size.
+
+    References:
+        Qiao et al., Weight Standardization, arXiv 1903.10520; the gain for ReLU follows Brock et al., arXiv 2101.08692.
+    """
+
+    _RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve with the standardised weights."""
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
+        size = self.weight[0].numel()
+        weight = (self.weight - mean) * torch.rsqrt(variance * size + 1e-6) * (self.gain * self._RELU_GAIN)
+        result: Tensor = F.conv2d(x, weight, self.bias, padding=1)
+        return result
+
+
 def _double(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3 × 3 convolutions with batch normalisation."""
-    layers: list[nn.Module] = []
-    for i, o in ((inputs, outputs), (outputs, outputs)):
-        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    """Two convolutions, each followed by a ReLU."""
+    return nn.Sequential(
+        StandardisedConv2d(inputs, outputs),
+        nn.ReLU(inplace=True),
+        StandardisedConv2d(outputs, outputs),
+        nn.ReLU(inplace=True),
+    )
 
 
 def _relative_position(like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def layer_cake(errors: Tensor, inside: Tensor) -> Tensor:
     """Integrate the Jaccard loss of {e >= t} over t from 0: the value without sorting weights."""
     levels = torch.cat([errors.new_zeros(1), errors[errors > 0].sort().values])
     total = errors.new_zeros(())
-    for low, high in zip(levels, levels[1:], strict=False):
+    for low, high in pairwise(levels):
         wrong = errors >= high
         union = inside.sum() + (wrong & ~inside).sum()
         total = total + (high - low) * (1 - (inside & ~wrong).sum() / union)
@@ -450,7 +451,7 @@ def test_labels_that_are_no_tree_fail_clearly() -> None:
     )
     embedding = torch.zeros(1, 2, 2)
     assert hierarchical_lovasz_hinge(embedding, across).loss >= 0
-    with pytest.raises(ValueError, match="levels must form a tree.*got node 3 outside or across"):
+    with pytest.raises(ValueError, match=r"levels must form a tree.*got node 3 outside or across"):
         hierarchical_lovasz_hinge(embedding, across, negatives="siblings")
 
 

@@ -57,9 +57,7 @@ class Groups(NamedTuple):
     area: Tensor
 
 
-def number_groups(
-    key: Tensor, valid: Tensor, bound: int, minimum_area: Tensor | None = None
-) -> tuple[Tensor, Groups]:
+def number_groups(key: Tensor, valid: Tensor, bound: int, minimum_area: Tensor | None = None) -> tuple[Tensor, Groups]:
     """Number the groups of equal keys of each picture from 1, by their first pixel in scan order.
 
     Args:

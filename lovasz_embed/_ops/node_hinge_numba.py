@@ -81,9 +81,7 @@ class _NodeHinge(torch.autograd.Function):
         map_threads(sweep, _runs(nodes.picture.numpy()))
         per_node = torch.from_numpy(losses)
         ctx.mark_non_differentiable(per_node)
-        ctx.save_for_backward(
-            *(torch.from_numpy(grad) for grad in (grad_planes, grad_means, grad_radius2) if wanted)
-        )
+        ctx.save_for_backward(*(torch.from_numpy(grad) for grad in (grad_planes, grad_means, grad_radius2) if wanted))
         return per_node.mean(), per_node
 
     @staticmethod
@@ -177,10 +175,8 @@ def _positive_errors(
                 node = member[b, start + i]
                 if node == IGNORED or group[b, start + i] != own_group:
                     continue
-                if gaussian:
-                    score = 2 * math.exp(-distances[i] * falloff) - 1
-                else:
-                    score = (radius2 - distances[i]) / margin2
+                distance2 = distances[i]
+                score = 2 * math.exp(-distance2 * falloff) - 1 if gaussian else (radius2 - distance2) / margin2
                 if node == k:
                     inside += 1
                     score = -score

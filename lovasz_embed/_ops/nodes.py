@@ -54,14 +54,14 @@ def find_nodes(labels: Tensor, *, per_picture: bool) -> Nodes:
     Nodes are ordered by picture, then by label. Every pixel is in the same group.
     """
     labels = labels.long()
-    pictures, pixels = labels.shape
-    distinct, compact = labels.unique(return_inverse=True)
+    pictures = len(labels)
+    distinct, compact = torch.unique(labels, return_inverse=True)
     # Keys are built from compact numbers, so that ids of any size cannot overflow.
     key = compact
     if per_picture:
         key = key + distinct.numel() * torch.arange(pictures, device=labels.device).unsqueeze(1)
     key = torch.where(labels < 0, -1, key)
-    found, index = key.unique(return_inverse=True)
+    found, index = torch.unique(key, return_inverse=True)
     nothing = int(found.numel() > 0 and bool(found[0] < 0))
     member = torch.where(labels < 0, labels, index - nothing)
     found = found[nothing:]

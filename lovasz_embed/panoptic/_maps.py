@@ -23,9 +23,7 @@ def thing_categories(things: Collection[int]) -> frozenset[int]:
         return frozenset(operator.index(category) for category in things)
     except TypeError:
         raise TypeError(
-            _check.message(
-                "things", "be a collection of category ids", repr(things), "For example {11, 12, 13}."
-            )
+            _check.message("things", "be a collection of category ids", repr(things), "For example {11, 12, 13}.")
         ) from None
 
 

@@ -80,9 +80,7 @@ class PanopticResult:
     def __post_init__(self) -> None:
         _check.is_tensor("segmentation", self.segmentation)
         if self.segmentation.dtype != torch.int32:
-            raise TypeError(
-                _check.message("segmentation", "be int32", self.segmentation.dtype, "Use .int().")
-            )
+            raise TypeError(_check.message("segmentation", "be int32", self.segmentation.dtype, "Use .int()."))
         if self.segmentation.ndim < 2:
             got = tuple(self.segmentation.shape)
             raise ValueError(_check.message("segmentation", "have shape (B, *spatial)", got))
@@ -149,9 +147,7 @@ class PanopticResult:
             ValueError: The map holds an id that `segments` does not, or `ignore_index` is a category in use.
         """
         if any(segment.category == ignore_index for picture in self.segments for segment in picture):
-            raise ValueError(
-                _check.message("ignore_index", "differ from every category in use", ignore_index)
-            )
+            raise ValueError(_check.message("ignore_index", "differ from every category in use", ignore_index))
         return self._per_segment(lambda segment: segment.category, ignore_index)
 
     def instance(self) -> Tensor:
@@ -256,8 +252,7 @@ class PanopticResult:
             {
                 "segmentation": ids,
                 "segments_info": [
-                    {"id": s.id, "label_id": s.category, "was_fused": False, "score": s.score}
-                    for s in picture
+                    {"id": s.id, "label_id": s.category, "was_fused": False, "score": s.score} for s in picture
                 ],
             }
             for ids, picture in zip(self.segmentation, self.segments, strict=True)
@@ -302,9 +297,7 @@ class PanopticResult:
         index = self.segment_index().cpu().numpy()
         ids = self.segmentation.cpu().numpy()
         return [
-            _coco.write_annotation(
-                image_ids[row], file_names[row], ids[row], index[row], picture, category_ids
-            )
+            _coco.write_annotation(image_ids[row], file_names[row], ids[row], index[row], picture, category_ids)
             for row, picture in enumerate(self.segments)
         ]
 
@@ -342,9 +335,7 @@ class PanopticResult:
             remedy = "Read pictures of each size on their own."
             raise ValueError(_check.message("pngs", "have one size", sorted(shapes), remedy))
         segments = tuple(
-            tuple(
-                Segment(r.id, r.category, r.category in thing_set, r.area, 1.0, r.is_crowd) for r in records
-            )
+            tuple(Segment(r.id, r.category, r.category in thing_set, r.area, 1.0, r.is_crowd) for r in records)
             for _, records in read
         )
         return cls(torch.from_numpy(np.stack([ids for ids, _ in read])), segments)

@@ -40,7 +40,7 @@ def segment(
         radius: Radius of an instance, embedding units: that of the instance level of the loss.
         reach: Farthest distance at which a pixel joins its nearest instance; None is the radius.
         category_dims: The dimensions that tell categories apart; None is all.
-        offset: Per category, (C,), squared embedding units; the larger, the farther out it wins; see `nearest_class_mean`.
+        offset: Per category, (C,), squared embedding units; see `nearest_class_mean`.
         reject_radius: Pixels farther than this from every class mean are void; None rejects nothing.
         connected: Split instances into spatially connected parts.
         min_thing_area: Pixels that a thing must have.

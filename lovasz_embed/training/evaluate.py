@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lovasz_embed.model import PanopticEmbedder, prepare
@@ -27,6 +26,7 @@ def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Ite
         ValueError: If the model has no class means yet.
 
     Example:
+        >>> import torch
         >>> from lovasz_embed.model import ModelConfig
         >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4, 8)))
         >>> _ = model.ncm.update(torch.rand(1, 8, 4, 4), torch.arange(16).view(1, 4, 4) % 2)
@@ -60,6 +60,7 @@ def evaluate(
         ValueError: If there are more of one than of the other, or sizes differ.
 
     Example:
+        >>> import torch
         >>> truth = PanopticResult.from_maps(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]), things={1})
         >>> evaluate([truth], [truth], classes=2, things={1}).pq
         1.0

@@ -141,7 +141,21 @@ def fit(
 
 @torch.no_grad()
 def fit_class_means(model: PanopticEmbedder, views: Iterator[View] | Sequence[View], *, amp: bool) -> None:
-    """Replace the model's class means by those over whole pictures; leaves it in evaluation mode."""
+    """Replace the model's class means by those over whole pictures; leaves it in evaluation mode.
+
+    Args:
+        model: Embeds the pictures and takes the means.
+        views: Whole labelled pictures; see `whole`.
+        amp: Whether to embed in bfloat16, as training does.
+
+    Example:
+        >>> from lovasz_embed.model import ModelConfig
+        >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4, 8)))
+        >>> floor = torch.zeros(8, 8, dtype=torch.long)
+        >>> fit_class_means(model, [View(torch.zeros(3, 8, 8), floor, floor, floor > 0)], amp=False)
+        >>> model.ncm.counts.tolist()
+        [64, 0]
+    """
     model.eval()
     model.ncm.reset()
     device = next(model.parameters()).device
@@ -193,9 +207,7 @@ class _Run:
         result: HierarchicalLoss = self.loss(embedding, levels, self.running)
         if not bool(torch.isfinite(result.loss)):
             remedy = "Lower learning_rate or clip."
-            raise ValueError(
-                _check.message(f"the loss of step {self.step}", "be finite", result.loss.item(), remedy)
-            )
+            raise ValueError(_check.message(f"the loss of step {self.step}", "be finite", result.loss.item(), remedy))
         self.optimiser.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -234,9 +246,7 @@ class _Run:
         if changed:
             got = ", ".join(f"{name}={saved.get(name)!r} there and {now[name]!r} now" for name in changed)
             remedy = "Use the options of the run, or another folder."
-            raise ValueError(
-                _check.message(str(path), "be a checkpoint of the same configuration", got, remedy)
-            )
+            raise ValueError(_check.message(str(path), "be a checkpoint of the same configuration", got, remedy))
         try:
             self.model.load_state_dict(content["model"])
         except RuntimeError as error:

@@ -56,6 +56,12 @@ def whole(sample: Labelled) -> View:
 
     Raises:
         ValueError: If the picture has no labels.
+
+    Example:
+        >>> from lovasz_embed.formats import Sample
+        >>> labels = np.zeros((4, 5), np.uint8)
+        >>> whole(Sample("grey", np.zeros((4, 5, 3), np.uint8), labels, labels)).picture.shape
+        torch.Size([3, 4, 5])
     """
     if sample.semantic is None or sample.instance is None:
         raise ValueError("sample must have semantic and instance labels, got none")

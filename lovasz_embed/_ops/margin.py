@@ -1,0 +1,270 @@
+"""Margin clustering of one picture: sampled modes, exact nearest centres, rounds for what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import mode_kernels, sweep_kernels
+from .components import connected_components
+
+Floats = NDArray[np.floating]
+Map = Callable[[Callable[[int], Any], range], list[Any]]
+
+SAMPLES = 16_384  # pixels among which modes are sought at a time
+MAX_CENTRES = 4_096  # of one class in one picture; beyond, the embedding is noise and not instances
+_CHUNK = 65_536  # pixels per task: a fixed size, so that the order of sums does not depend on the threads
+
+
+@dataclass(frozen=True)
+class PictureClusters:
+    """The clusters of one picture; cluster k carries label k + 1."""
+
+    labels: NDArray[np.int32]  # (P,)
+    centres: NDArray[np.float64]  # (K, D)
+    sizes: NDArray[np.int64]  # (K,)
+    variances: NDArray[np.float64]  # (K,) mean squared distance to the centre
+    classes: NDArray[np.int64]  # (K,) class of each cluster, without gaps
+    separation: float  # smallest distance between two centres of one class, inf if there are none
+
+
+def cluster_picture(
+    planar: Floats,
+    classes: NDArray[np.int32],
+    shape: tuple[int, ...],
+    *,
+    radius: float,
+    reach: float,
+    min_size: int,
+    connected: bool,
+    run: Map,
+) -> PictureClusters:
+    """Cluster the pixels of one picture, class by class; see `lovasz_embed.cluster_embeddings`.
+
+    Args:
+        planar: (D, P) float32 or float64 embedding.
+        classes: (P,) class of each pixel, 0..C-1 without gaps; negative: not clustered.
+        shape: The spatial shape, of P pixels.
+        radius: Radius of an instance.
+        reach: Farthest distance at which a pixel joins its nearest centre.
+        min_size: Fewest pixels of a cluster.
+        connected: Split clusters into connected parts.
+        run: `map_threads`, or a serial stand-in.
+    """
+    sweep = _Sweep(planar, classes, run)
+    centres = _search(sweep, shape, radius, min_size)
+    large = sweep.assign(centres, reach).counts >= min_size
+    if not large.all():  # pixels of a cluster that is too small join the next centre within reach
+        centres = centres.select(large)
+        sweep.assign(centres, reach)
+    labels = sweep.labels
+    if connected:
+        labels = connected_components(labels.reshape(shape)).reshape(-1)
+    cluster_of = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    cluster_of[labels] = sweep.labels
+    sizes = np.bincount(labels, minlength=len(cluster_of)).astype(np.int64)
+    kept = np.empty(len(cluster_of), np.int64)
+    kept = kept[: sweep_kernels.renumber(labels, sizes >= min_size, kept)]
+    origin, sizes = cluster_of[kept] - 1, sizes[kept]
+    means, variances = sweep.measure(labels, centres.means[origin], sizes)
+    separation = float(centres.to_nearest().min(initial=math.inf))
+    return PictureClusters(labels, means, sizes, variances, centres.classes[origin], separation)
+
+
+def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int) -> _Centres:
+    """Find the centres: modes of a lattice of pixels, then of what they leave unlabelled, and so on.
+
+    It ends when nothing is left, or when new modes explain less than half of the pixels that were looked at:
+    what is left then are the tails of known clusters. Where the guarantee holds they explain all of them.
+    """
+    centres, _ = _Centres.sort(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count)
+    settled = sweep.classes < 0
+    sampled = _lattice(sweep.classes, shape)
+    while len(sampled):
+        modes, classes, explained = _propose(sweep, sampled, centres, radius)
+        known = len(centres.means)
+        centres, order = _Centres.sort(
+            np.concatenate([centres.means, modes]),
+            np.concatenate([centres.classes, classes]),
+            sweep.class_count,
+        )
+        new = order >= known
+        totals = sweep.assign(centres, radius)
+        # Only new centres move to their mean: cells cut off by neighbours would let the others creep.
+        means = np.where(new[:, None], totals.means(), centres.means)
+        # A new cluster that mostly takes pixels from those known before is a fragment of one of them.
+        keep = ~new | ((totals.counts >= min_size) & (2 * totals.fresh >= totals.counts))
+        mode_kernels.drop_close(means, centres.first, radius, totals.counts, new, keep)
+        settled |= np.concatenate([[False], ~keep])[sweep.labels]
+        centres, _ = _Centres.sort(means[keep], centres.classes[keep], sweep.class_count)
+        if 2 * explained < len(sampled):
+            break
+        remaining = np.flatnonzero((sweep.labels == 0) & ~settled)
+        step = math.ceil(len(remaining) / SAMPLES) or 1
+        sampled = remaining[step // 2 :: step]
+    return centres
+
+
+def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return at most SAMPLES of the pixels to be clustered: all of them, or those on a square lattice."""
+    valid = np.flatnonzero(classes >= 0)
+    if len(valid) <= SAMPLES:
+        return valid
+    budget = SAMPLES * len(classes) / len(valid)
+    step = 1
+    while math.prod(math.ceil(n / step) for n in shape) > budget:
+        step += 1
+    places: NDArray[np.intp] = np.zeros(1, np.intp)
+    for n in shape:
+        axis = np.arange(min(step // 2, (n - 1) // 2), n, step)
+        places = (places[:, None] * n + axis).reshape(-1)
+    sampled = places[classes[places] >= 0]
+    surplus = math.ceil(len(sampled) / SAMPLES) or 1  # the mask may favour the rows of the lattice
+    return sampled[::surplus]
+
+
+def _propose(
+    sweep: _Sweep, sampled: NDArray[np.intp], centres: _Centres, radius: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Return modes of the sampled pixels that lie apart from known centres, and the class of each.
+
+    Also return how many of the sampled pixels lie within `radius` of a mode of their class.
+    """
+    classes = sweep.classes[sampled]
+    order = np.argsort(classes, kind="stable")
+    bounds = np.searchsorted(classes[order], np.arange(sweep.class_count + 1))
+    found = [np.empty((0, len(sweep.planar)))]
+    explained = 0
+    for c, (begin, end) in enumerate(pairwise(bounds)):
+        points = np.ascontiguousarray(sweep.planar[:, sampled[order[begin:end]]].T)
+        modes, count = _modes(points, centres.of_class(c), radius)
+        found.append(modes)
+        explained += count
+    owners = np.repeat(np.arange(sweep.class_count), [len(modes) for modes in found[1:]])
+    return np.concatenate(found), owners, explained
+
+
+def _modes(points: Floats, known: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], int]:
+    """Return the new modes (k, D) of one class's points (n, D), and how many points they explain."""
+    cover = 0.5 * radius
+    owner = np.empty(len(points), np.int64)
+    leaders = np.empty(points.shape[::-1])
+    count = mode_kernels.choose_leaders(points, cover, owner, leaders)
+    leaders = np.ascontiguousarray(leaders[:, :count])
+    first = np.searchsorted(np.sort(owner), np.arange(count + 1))
+    grouped = points[np.argsort(owner, kind="stable")]
+    modes = np.empty((points.shape[1], min(len(known) + count, MAX_CENTRES)))
+    modes[:, : len(known)] = known.T
+    total, explained = mode_kernels.find_modes(grouped, leaders, first, cover, radius, modes, len(known))
+    return modes[:, len(known) : total].T, explained
+
+
+@dataclass(frozen=True)
+class _Centres:
+    """Centres sorted by class, then by coordinate `axis`; class c has `first[c]` to `first[c + 1]`."""
+
+    means: NDArray[np.float64]  # (K, D)
+    classes: NDArray[np.int64]  # (K,)
+    first: NDArray[np.int64]  # (C + 1,)
+    axis: int  # the coordinate that tells most centres apart
+
+    @classmethod
+    def sort(
+        cls, means: NDArray[np.float64], classes: NDArray[np.int64], class_count: int
+    ) -> tuple[_Centres, NDArray[np.intp]]:
+        """Sort the centres; also return where each came from."""
+        axis = int(np.argmax(means.var(0))) if len(means) else 0
+        order = np.lexsort((means[:, axis], classes))
+        classes = classes[order]
+        return cls(means[order], classes, np.searchsorted(classes, np.arange(class_count + 1)), axis), order
+
+    def select(self, keep: NDArray[np.bool_]) -> _Centres:
+        return self.sort(self.means[keep], self.classes[keep], len(self.first) - 1)[0]
+
+    def of_class(self, c: int) -> NDArray[np.float64]:
+        return self.means[self.first[c] : self.first[c + 1]]
+
+    def to_nearest(self) -> NDArray[np.float64]:
+        """Distance from each centre to the nearest other one of its class."""
+        distance = np.empty(len(self.means))
+        mode_kernels.nearest_other(self.means, self.first, self.axis, distance)
+        return distance
+
+
+class _Totals(NamedTuple):
+    """What a sweep adds up for each centre."""
+
+    sums: NDArray[np.float64]  # (K, D) of the embeddings of its pixels
+    counts: NDArray[np.int64]  # (K,) pixels
+    fresh: NDArray[np.int64]  # (K,) pixels that had no label before
+
+    def means(self) -> NDArray[np.float64]:
+        return self.sums / np.maximum(self.counts, 1)[:, None]
+
+
+class _Sweep:
+    """Passes over all pixels of a picture, in chunks of fixed size whose sums are added in their order."""
+
+    def __init__(self, planar: Floats, classes: NDArray[np.int32], run: Map) -> None:
+        self.planar = planar
+        self.classes = classes
+        self.class_count = int(classes.max(initial=-1)) + 1
+        self.labels = np.zeros(len(classes), np.int32)
+        self._run = run
+
+    def assign(self, centres: _Centres, limit: float) -> _Totals:
+        """Label every pixel with its nearest centre within `limit`."""
+        rows = centres.means.astype(self.planar.dtype)
+        columns = np.ascontiguousarray(rows.T)
+        # A hair below half the distance: rounding must not skip a nearer centre.
+        half = ((0.4999 * centres.to_nearest()) ** 2).astype(rows.dtype)
+
+        def chunk(begin: int) -> _Totals:
+            totals = self._totals(rows.shape)
+            sweep_kernels.assign(
+                self.planar, self.classes, begin, self._end(begin), rows, columns, centres.first, centres.axis,
+                half, limit, self.labels, *totals,
+            )  # fmt: skip
+            return totals
+
+        totals = self._totals(rows.shape)
+        for part in self._run(chunk, self._chunks()):
+            for total, addend in zip(totals, part, strict=True):
+                total += addend
+        return totals
+
+    def measure(
+        self, labels: NDArray[np.int32], origin: NDArray[np.float64], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean and the variance (mean squared distance to it) of every cluster of `sizes` pixels.
+
+        `origin` (K, D) lies near the means: offsets from it are small and lose no digits.
+        """
+
+        def chunk(begin: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
+            sweep_kernels.measure(self.planar, labels, begin, self._end(begin), origin, sums, squares)
+            return sums, squares
+
+        sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
+        for chunk_sums, chunk_squares in self._run(chunk, self._chunks()):
+            sums += chunk_sums
+            squares += chunk_squares
+        offset = sums / sizes[:, None]
+        return origin + offset, np.maximum(squares / sizes - (offset * offset).sum(1), 0.0)
+
+    def _chunks(self) -> range:
+        return range(0, len(self.labels), _CHUNK)
+
+    def _end(self, begin: int) -> int:
+        return min(begin + _CHUNK, len(self.labels))
+
+    @staticmethod
+    def _totals(shape: tuple[int, ...]) -> _Totals:
+        return _Totals(np.zeros(shape), np.zeros(shape[0], np.int64), np.zeros(shape[0], np.int64))
