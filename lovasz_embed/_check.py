@@ -30,18 +30,14 @@ def is_floating(argument: str, value: Tensor) -> None:
     """Raise `TypeError` unless `value` is a real floating point tensor."""
     is_tensor(argument, value)
     if not value.is_floating_point():
-        raise TypeError(
-            message(argument, "be a floating point tensor", value.dtype, "Convert it with .float().")
-        )
+        raise TypeError(message(argument, "be a floating point tensor", value.dtype, "Convert it with .float()."))
 
 
 def is_labels(argument: str, value: Tensor) -> None:
     """Raise `TypeError` unless `value` holds integers or booleans."""
     is_tensor(argument, value)
     if value.is_floating_point() or value.is_complex():
-        raise TypeError(
-            message(argument, "hold integer or boolean labels", value.dtype, "Convert it with .long().")
-        )
+        raise TypeError(message(argument, "hold integer or boolean labels", value.dtype, "Convert it with .long()."))
 
 
 def same_shape(argument: str, value: Tensor, expected: tuple[int, ...], of: str) -> None:
@@ -62,9 +58,7 @@ def is_embedding(argument: str, value: Tensor) -> None:
     is_floating(argument, value)
     if value.ndim < 3 or value.shape[1] < 1:
         remedy = "A single picture needs a batch axis: embedding[None]."
-        raise ValueError(
-            message(argument, "have shape (B, D, *spatial) with D >= 1", tuple(value.shape), remedy)
-        )
+        raise ValueError(message(argument, "have shape (B, D, *spatial) with D >= 1", tuple(value.shape), remedy))
 
 
 def one_of(argument: str, value: object, allowed: Collection[object]) -> None:

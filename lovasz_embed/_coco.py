@@ -84,9 +84,7 @@ def read_annotation(
         remedy = "Open the picture with .convert('RGB')."
         raise ValueError(_check.message("pngs", f"have shape (H, W, 3) (image {image})", png.shape, remedy))
     if "segments_info" not in annotation:
-        raise ValueError(
-            _check.message("annotations", f"hold segments_info (image {image})", sorted(annotation))
-        )
+        raise ValueError(_check.message("annotations", f"hold segments_info (image {image})", sorted(annotation)))
 
     ids = rgb_to_ids(png)
     present, counts = np.unique(ids, return_counts=True)
@@ -101,23 +99,17 @@ def read_annotation(
         segment, category = int(entry["id"]), int(entry["category_id"])
         where = f"(image {image}, segment {segment})"
         if category not in contiguous:
-            raise ValueError(
-                _check.message("annotations", f"use categories of category_ids {where}", category)
-            )
+            raise ValueError(_check.message("annotations", f"use categories of category_ids {where}", category))
         if segment in records:
             raise ValueError(_check.message("annotations", f"name each segment once {where}", "two entries"))
         if segment not in area_of:
-            raise ValueError(
-                _check.message("pngs", f"hold each segment of the JSON {where}", "no such pixel")
-            )
+            raise ValueError(_check.message("pngs", f"hold each segment of the JSON {where}", "no such pixel"))
         crowd = bool(entry.get("iscrowd", 0))
         records[segment] = SegmentRecord(segment, contiguous[category], area_of[segment], crowd)
     for segment in area_of.keys() - records.keys():
         where = f"(image {image}, segment {segment})"
         raise ValueError(
-            _check.message(
-                "annotations", f"hold each segment of the PNG {where}", "no such entry in segments_info"
-            )
+            _check.message("annotations", f"hold each segment of the PNG {where}", "no such entry in segments_info")
         )
     return ids, [records[i] for i in sorted(records)]
 
@@ -149,9 +141,7 @@ def write_annotation(
         if segment.id > MAX_ID:
             raise ValueError(_check.message("segments", f"have ids of 24 bits {where}", segment.id))
         if area == 0:
-            raise ValueError(
-                _check.message("segmentation", f"hold each of its segments {where}", "no such pixel")
-            )
+            raise ValueError(_check.message("segmentation", f"hold each of its segments {where}", "no such pixel"))
         if category_ids is not None and segment.category >= len(category_ids):
             rule = f"have an entry for each category {where}"
             raise ValueError(_check.message("category_ids", rule, f"none for category {segment.category}"))

@@ -265,8 +265,8 @@ def prepare(image: NDArray[np.uint8]) -> Tensor:
         torch.Size([3, 4, 4])
     """
     low, high = np.percentile(image, (1, 99.8))
-    scaled = (torch.tensor(image, dtype=torch.float32).permute(2, 0, 1) - low) / max(high - low, 1.0)
-    return scaled.clamp(-0.5, 1.5) * 2 - 1
+    pixels = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)
+    return ((pixels - float(low)) / max(float(high - low), 1.0)).clamp(-0.5, 1.5) * 2 - 1
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -305,8 +305,7 @@ class StandardisedConv2d(nn.Conv2d):
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
         size = self.weight[0].numel()
         weight = (self.weight - mean) * torch.rsqrt(variance * size + 1e-6) * (self.gain * self._RELU_GAIN)
-        result: Tensor = F.conv2d(x, weight, self.bias, padding=1)
-        return result
+        return F.conv2d(x, weight, self.bias, padding=1)
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:

@@ -77,9 +77,7 @@ class StreetScenes(Dataset[Scene]):
     (1000, (3, 64, 96))
     """
 
-    def __init__(
-        self, length: int, *, seed: int = 0, size: tuple[int, int] = (96, 96), max_things: int = 12
-    ) -> None:
+    def __init__(self, length: int, *, seed: int = 0, size: tuple[int, int] = (96, 96), max_things: int = 12) -> None:
         _at_least("length", length, 0)
         _check_options(seed, size, max_things, 1)
         self.length, self.seed, self.size, self.max_things = length, seed, size, max_things
@@ -92,9 +90,7 @@ class StreetScenes(Dataset[Scene]):
         return street_scene((self.seed, number), size=self.size, max_things=self.max_things)
 
     def __repr__(self) -> str:
-        return (
-            f"StreetScenes({self.length}, seed={self.seed}, size={self.size}, max_things={self.max_things})"
-        )
+        return f"StreetScenes({self.length}, seed={self.seed}, size={self.size}, max_things={self.max_things})"
 
 
 def street_scene(

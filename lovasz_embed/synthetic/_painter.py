@@ -148,9 +148,7 @@ def _project(world: World, thing: Thing, size: tuple[int, int]) -> _Figure:
     return _Figure(thing, where, parts, shadow, np.where(dark, 0.62, 1.0).astype(np.float32)[..., None])
 
 
-def _box(
-    top: float, left: float, height: float, width: float, size: tuple[int, int]
-) -> tuple[Window, Floats, Floats]:
+def _box(top: float, left: float, height: float, width: float, size: tuple[int, int]) -> tuple[Window, Floats, Floats]:
     """Return the pixels whose centres lie in a box, and their coordinates there: u (1, w) and v (h, 1)."""
     y0, y1 = (min(max(math.ceil(edge - 0.5), 0), size[0]) for edge in (top, top + height))
     x0, x1 = (min(max(math.ceil(edge - 0.5), 0), size[1]) for edge in (left, left + width))

@@ -104,9 +104,7 @@ def heap(u: Floats, v: Floats, bumps: int) -> Parts:
 
 def car_colours(paint: Colours) -> Colours:
     """Return the row of colours of a car's parts."""
-    return _rows(
-        paint, (0.24, 0.31, 0.38), (0.07, 0.07, 0.08), (0.98, 0.94, 0.72), (0.86, 0.12, 0.10), paint * 0.72
-    )
+    return _rows(paint, (0.24, 0.31, 0.38), (0.07, 0.07, 0.08), (0.98, 0.94, 0.72), (0.86, 0.12, 0.10), paint * 0.72)
 
 
 def person_colours(rng: np.random.Generator, shirt: Colours) -> Colours:

@@ -137,9 +137,7 @@ def class_mean_map(embedding: Tensor, class_means: Tensor, *, palette: Palette |
     if palette is None:
         palette = Palette.of([str(category) for category in range(classes)], things=range(classes))
     if len(palette.names) != classes:
-        raise ValueError(
-            _check.message("palette", f"have {classes} categories, one per mean", len(palette.names))
-        )
+        raise ValueError(_check.message("palette", f"have {classes} categories, one per mean", len(palette.names)))
 
     present = torch.isfinite(class_means).all(dim=1).nonzero()[:, 0]
     height, width = embedding.shape[1:]

@@ -17,9 +17,7 @@ Picture = NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 
 _VOID_LIGHT = 0.35
-_LINE, _EDGE = np.array(
-    [[255, 255, 255], [24, 24, 28]], dtype=np.uint8
-)  # around things; between anything else
+_LINE, _EDGE = np.array([[255, 255, 255], [24, 24, 28]], dtype=np.uint8)  # around things; between anything else
 
 
 def as_picture(image: Tensor | NDArray[np.generic]) -> Picture:
@@ -50,9 +48,7 @@ def as_picture(image: Tensor | NDArray[np.generic]) -> Picture:
             pixels = pixels[..., None]
     if pixels.dtype != np.uint8:
         remedy = "Pass a floating point picture as a tensor (3, H, W) in [0, 1]."
-        raise TypeError(
-            _check.message("image", "be a uint8 array or a floating point tensor", pixels.dtype, remedy)
-        )
+        raise TypeError(_check.message("image", "be a uint8 array or a floating point tensor", pixels.dtype, remedy))
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(_check.message("image", "have shape (H, W) or (H, W, 3)", pixels.shape))
     return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), dtype=np.uint8)
@@ -96,9 +92,7 @@ def overlay(
     shape = tuple(result.segmentation.shape)
     if shape != (1, *pixels.shape[:2]):
         rule = f"be one picture of the image's {pixels.shape[0]} x {pixels.shape[1]} pixels"
-        raise ValueError(
-            _check.message("result", rule, f"shape {shape}", "One picture of a batch is result[i].")
-        )
+        raise ValueError(_check.message("result", rule, f"shape {shape}", "One picture of a batch is result[i]."))
     if not 0 <= alpha <= 1:
         raise ValueError(_check.message("alpha", "be in [0, 1]", alpha))
     if scale < 1:

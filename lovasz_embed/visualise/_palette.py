@@ -107,9 +107,7 @@ class Palette:
 
     def legend(self) -> dict[str, tuple[int, int, int]]:
         """Return the colour of each name."""
-        return {
-            name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(self.names, self.colours, strict=True)
-        }
+        return {name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(self.names, self.colours, strict=True)}
 
     def instances(self, category: int, ids: Sequence[int]) -> Colours:
         """Return a colour for each instance: its hue is near its category's, its lightness its own.

@@ -100,9 +100,7 @@ def save_png(path: str | Path, picture: Picture) -> None:
         got = f"{picture.dtype} of shape {picture.shape}"
         raise ValueError(_check.message("picture", "be uint8 (H, W, 3) or (H, W)", got))
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            _check.message("path", "lie in a folder that exists", path, "Create it first.")
-        )
+        raise FileNotFoundError(_check.message("path", "lie in a folder that exists", path, "Create it first."))
     content = io.BytesIO()
     _pillow().Image.fromarray(picture).save(content, format="PNG")
     write_atomically(path, content.getvalue())
