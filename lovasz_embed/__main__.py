@@ -13,10 +13,12 @@ def main() -> None:
         import safetensors  # noqa: F401
         import typer  # noqa: F401
     except ModuleNotFoundError as missing:
-        sys.exit(f'lovasz-embed needs {missing.name} on the command line: pip install "lovasz-embed[cli]"')
-    from lovasz_embed.cli import run
+        needed = 'pip install "lovasz-embed[cli]"'
+        print(f"lovasz-embed needs {missing.name} on the command line: {needed}", file=sys.stderr)
+        sys.exit(2)
+    from lovasz_embed.cli import app
 
-    run()
+    app()
 
 
 if __name__ == "__main__":

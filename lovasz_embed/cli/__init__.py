@@ -14,7 +14,7 @@ from lovasz_embed.cli.info import info
 from lovasz_embed.cli.predict import predict
 from lovasz_embed.cli.train import train
 
-__all__ = ["app", "run"]
+__all__ = ["app"]
 
 app = typer.Typer(
     name="lovasz-embed",
@@ -23,10 +23,4 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (demo, train, predict, evaluate, info):
-    app.command()(verb)
-
-
-def run() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2."""
-    with failing_clearly():
-        app()
+    app.command()(failing_clearly(verb))

@@ -6,9 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.formats import Category, DataError, PanopticDataset, dataset_splits, open_dataset
+from lovasz_embed.model import PanopticEmbedder
 
 DATASET = "dataset.json"
 
@@ -34,7 +37,7 @@ class DatasetRecord:
         """Read what `save` wrote."""
         path = run / DATASET
         if not path.is_file():
-            remedy = "Give the folder that `lovasz-embed train --out` wrote."
+            remedy = "Give the --out of a `lovasz-embed train` that ran to its end."
             raise DataError(_check.message("RUN", f"be a folder with {DATASET}", str(run), remedy))
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -43,19 +46,47 @@ class DatasetRecord:
             raise DataError(_check.message(str(path), "be what `train` wrote", repr(error))) from error
 
 
+def load_run(run: Path, device: str) -> tuple[DatasetRecord, PanopticEmbedder]:
+    """Read a run, its model on a device."""
+    record = DatasetRecord.load(run)
+    model = PanopticEmbedder.from_pretrained(run)
+    names = tuple(category.name for category in record.categories)
+    if names != model.config.classes:
+        rule = f"list the {len(model.config.classes)} classes of config.json beside it"
+        raise DataError(_check.message(str(run / DATASET), rule, f"{len(names)} other ones"))
+    return record, model.to(usable_device(device))
+
+
+def usable_device(name: str) -> torch.device:
+    """Return a device on which tensors can be made."""
+    try:
+        return torch.empty(0, device=name).device
+    # Torch raises AssertionError where it was built without a kind of device, RuntimeError for the rest.
+    except (RuntimeError, AssertionError) as error:
+        got = f"{name!r} ({str(error).splitlines()[0]})"
+        raise ValueError(_check.message("--device", "be a device that torch can use here", got)) from error
+
+
 def open_split(data: Path, format: str, split: str | None, preferred: str) -> PanopticDataset:
-    """Open a data set; without a split named, the preferred one if there is such, else the only one."""
+    """Open a data set; without a split named, the preferred one if there is such, else the only one.
+
+    A split is preferred by its name or its beginning: `val2017` is a `val`.
+    """
     if split is None:
         splits = dataset_splits(data, format=format)
-        split = preferred if any(name.startswith(preferred) for name in splits) else None
+        fitting = [preferred] if preferred in splits else [name for name in splits if name.startswith(preferred)]
+        # Several fit: the data set's own error names them. None fits: it opens the only split there is.
+        split = fitting[0] if len(fitting) == 1 else preferred if fitting else None
     return open_dataset(data, format=format, split=split)
 
 
 def check_categories(dataset: PanopticDataset, record: DatasetRecord) -> None:
     """Refuse a data set whose categories are not those of the run."""
-    ours = [(category.id, category.name) for category in record.categories]
-    theirs = [(category.id, category.name) for category in dataset.categories]
+    ours = [(category.id, category.name, category.is_thing) for category in record.categories]
+    theirs = [(category.id, category.name, category.is_thing) for category in dataset.categories]
     if ours != theirs:
-        different = sorted(set(theirs) ^ set(ours))[:3] or "another order"
         rule = f"have the {len(ours)} categories of the run"
-        raise DataError(_check.message("the data set", rule, f"{len(theirs)}, different: {different}"))
+        lacking = ", ".join(name for _, name, _ in sorted(set(ours) - set(theirs))[:3])
+        foreign = ", ".join(name for _, name, _ in sorted(set(theirs) - set(ours))[:3])
+        got = f"{len(theirs)}; of the run only: {lacking or 'none'}; of the data set only: {foreign or 'none'}"
+        raise DataError(_check.message("the data set", rule, got))

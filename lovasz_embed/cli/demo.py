@@ -12,8 +12,9 @@ import torch
 import typer
 
 from lovasz_embed import training
-from lovasz_embed.cli._console import console, print_json, quality_record, show_quality, tracked, training_bar
-from lovasz_embed.formats import Sample
+from lovasz_embed.cli._console import print_json, quality_record, say, show_quality, tracked, training_bar
+from lovasz_embed.cli._run import DatasetRecord
+from lovasz_embed.formats import Category, Sample
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.synthetic import CLASSES, COLOURS, THINGS, Scene, StreetScenes
@@ -68,24 +69,23 @@ def demo(
     torch.manual_seed(seed)
     model = PanopticEmbedder(ModelConfig(classes=CLASSES, things=tuple(sorted(THINGS))))
     config = TrainConfig(steps=steps, minutes=minutes, batch=8, crop=SIZE[0], seed=seed)
-    console.print(f"training on painted street scenes for at most {minutes:g} minutes")
+    say(f"training on painted street scenes for at most {minutes:g} minutes")
     with training_bar() as show:
         fit(model, ScenePictures(TRAINING_SCENES, seed), config, out=out, on_step=show)
+    # With its categories the run is one like any other: `predict` paints other pictures with it.
+    categories = (Category(number, name, number in THINGS) for number, name in enumerate(CLASSES))
+    DatasetRecord("coco-panoptic", tuple(categories)).save(out)
     unseen = ScenePictures(scenes, UNSEEN_SEED + seed)
     start = time.perf_counter()
-    predictions = list(
-        training.predict(model, tracked((unseen[i].image for i in range(scenes)), scenes, "predicting"))
-    )
+    predictions = list(training.predict(model, tracked((unseen[i].image for i in range(scenes)), scenes, "predicting")))
     truths = [unseen.truth(index) for index in range(scenes)]
     quality = training.evaluate(predictions, truths, classes=len(CLASSES), things=THINGS)
     seconds = time.perf_counter() - start
     shown = range(min(4, scenes))
-    picture = gallery(
-        model, [unseen[i] for i in shown], [truths[i] for i in shown], [predictions[i] for i in shown]
-    )
+    picture = gallery(model, [unseen[i] for i in shown], [truths[i] for i in shown], [predictions[i] for i in shown])
     save_png(out / "demo.png", picture)
     show_quality(quality, CLASSES, f"{scenes} unseen scenes")
-    console.print(f"look at {out / 'demo.png'}")
+    say(f"look at {out / 'demo.png'}")
     if json:
         print_json(quality_record(quality, CLASSES, scenes, seconds))
 
@@ -107,16 +107,11 @@ def gallery(
     scale = max(1, 288 // samples[0].image.shape[0])
     columns = {
         "input": [sample.image for sample in samples],
-        "truth": [
-            overlay(s.image, t, palette=palette, scale=scale) for s, t in zip(samples, truths, strict=True)
-        ],
+        "truth": [overlay(s.image, t, palette=palette, scale=scale) for s, t in zip(samples, truths, strict=True)],
         "prediction": [
-            overlay(s.image, p, palette=palette, scale=scale)
-            for s, p in zip(samples, predictions, strict=True)
+            overlay(s.image, p, palette=palette, scale=scale) for s, p in zip(samples, predictions, strict=True)
         ],
         "embedding": [embedding_colours(e, basis=basis) for e in embedding],
-        "class means": [
-            class_mean_map(e[dims], model.ncm.means[:, dims], palette=palette) for e in embedding
-        ],
+        "class means": [class_mean_map(e[dims], model.ncm.means[:, dims], palette=palette) for e in embedding],
     }
     return panel(columns, legend=palette.legend())

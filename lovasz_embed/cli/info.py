@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.table import Table
 
 import lovasz_embed
-from lovasz_embed.cli._console import console, print_json
+from lovasz_embed.cli._console import print_json, show_record
 from lovasz_embed.model import PanopticEmbedder
 
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "pillow", "tifffile", "safetensors", "typer", "rich")
@@ -24,10 +23,7 @@ def info(
 ) -> None:
     """Show versions, or the classes, radii and class means of a run."""
     record = _environment() if run is None else _model(run)
-    table = Table(show_header=False, title="lovasz-embed" if run is None else str(run), title_justify="left")
-    for name, value in record.items():
-        table.add_row(name, str(value))
-    console.print(table)
+    show_record(record, "lovasz-embed" if run is None else str(run))
     if json:
         print_json(record)
 

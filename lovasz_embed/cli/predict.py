@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lovasz_embed import training
-from lovasz_embed.cli._console import console, print_json, tracked
-from lovasz_embed.cli._run import DatasetRecord, open_split
+from lovasz_embed import _check, training
+from lovasz_embed.cli._console import print_json, say, tracked
+from lovasz_embed.cli._run import load_run, open_split
 from lovasz_embed.formats import (
     DataError,
     PanopticDataset,
     open_pictures,
+    read_coco_panoptic,
     write_coco_panoptic,
     write_instance_map,
 )
-from lovasz_embed.model import PanopticEmbedder
-from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.visualise import Palette, overlay, save_png
 
 PREDICTIONS = "predictions.json"
@@ -30,64 +32,84 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of pictures.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set instead of pictures.")] = None,
-    format: Annotated[
-        str | None, typer.Option(help="Format of --data; that of the run if not given.")
-    ] = None,
+    format: Annotated[str | None, typer.Option(help="Format of --data; that of the run if not given.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; 'val' if there is one.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the predictions, or a name ending in .json.")] = Path(
         "predictions"
     ),
-    overlays: Annotated[
-        bool, typer.Option(help="Also write every picture with its segments painted over.")
-    ] = False,
+    overlays: Annotated[bool, typer.Option(help="Also write every picture with its segments painted over.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
 ) -> None:
     """Segment pictures and write COCO panoptic files; for a run on instance maps also 16-bit maps."""
-    record = DatasetRecord.load(run)
-    dataset = _open(pictures, data, format or record.format, split)
-    model = PanopticEmbedder.from_pretrained(run).to(device)
-    target = out if out.suffix == ".json" else out / PREDICTIONS
     start = time.perf_counter()
+    record, model = load_run(run, device)
+    dataset = _open(pictures, data, format, split, record.format)
+    target = out if out.suffix == ".json" else out / PREDICTIONS
+    maps = target.parent / "labels" if record.format == "instance-map" else None
+    painted = target.parent / "overlays" if overlays else None
+    for folder in (maps, painted):
+        if folder is not None:
+            _refuse_foreign_folder(folder, target)
+
+    # The COCO files come first, whole or not at all: a broken picture leaves nothing. The rest is read off them.
     results = training.predict(model, (dataset.image(index) for index in range(len(dataset))))
     results = tracked(results, len(dataset), "predicting")
-    if record.format == "instance-map":
-        results = _with_maps(results, dataset, target.parent / "labels")
-    if overlays:
-        palette = Palette.of(model.config.classes, model.config.things)
-        results = _with_overlays(results, dataset, target.parent / "overlays", palette)
     write_coco_panoptic(target, results, images=dataset.images, categories=record.categories)
-    seconds = time.perf_counter() - start
-    console.print(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
+    written = read_coco_panoptic(target)
+    say(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
+    if maps is not None:
+
+        def write_map(place: Path, index: int) -> None:
+            write_instance_map(place, written.result(index).instance()[0])
+
+        _write_folder(maps, dataset, write_map)
+    if painted is not None:
+        palette = Palette.of(model.config.classes, model.config.things)
+
+        def write_overlay(place: Path, index: int) -> None:
+            save_png(place, overlay(dataset.image(index), written.result(index), palette=palette))
+
+        _write_folder(painted, dataset, write_overlay)
     if json:
-        print_json({"predictions": str(target), "pictures": len(dataset), "seconds": round(seconds, 3)})
+        seconds = round(time.perf_counter() - start, 3)
+        print_json({"predictions": str(target), "pictures": len(dataset), "seconds": seconds})
 
 
-def _open(pictures: list[Path] | None, data: Path | None, format: str, split: str | None) -> PanopticDataset:
+def _open(
+    pictures: list[Path] | None, data: Path | None, format: str | None, split: str | None, usual: str
+) -> PanopticDataset:
     if bool(pictures) == (data is not None):
         got = "both" if pictures else "neither"
         raise DataError(f"predict must be given either PICTURES or --data, got {got}")
     if data is not None:
-        return open_split(data, format, split, "val")
+        return open_split(data, format or usual, split, "val")
+    if format is not None or split is not None:
+        raise DataError("--format and --split must come with --data, got PICTURES")
     files: list[Path] = []
     for picture in pictures or []:
-        files += [Path(p) for p in open_pictures(picture).files] if picture.is_dir() else [picture]
+        files += open_pictures(picture).files if picture.is_dir() else [picture]
     return open_pictures(files)
 
 
-def _with_maps(
-    results: Iterable[PanopticResult], dataset: PanopticDataset, folder: Path
-) -> Iterator[PanopticResult]:
-    for name, result in zip(dataset.names, results, strict=True):
-        write_instance_map(folder / f"{name}.png", result.instance()[0])
-        yield result
+def _refuse_foreign_folder(folder: Path, target: Path) -> None:
+    """Raise where `folder` holds files that no earlier prediction wrote, such as the truth of a data set."""
+    if folder.exists() and not target.is_file():
+        remedy = "Choose another --out."
+        raise DataError(_check.message(str(folder), f"be free for what belongs to {target.name}", "it exists", remedy))
 
 
-def _with_overlays(
-    results: Iterable[PanopticResult], dataset: PanopticDataset, folder: Path, palette: Palette
-) -> Iterator[PanopticResult]:
-    for index, result in enumerate(results):
-        save_png(
-            folder / f"{dataset.names[index]}.png", overlay(dataset.image(index), result, palette=palette)
-        )
-        yield result
+def _write_folder(folder: Path, dataset: PanopticDataset, write: Callable[[Path, int], None]) -> None:
+    """Write one PNG per picture into a temporary folder, then put it in the place of `folder`."""
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        for index, name in enumerate(dataset.names):
+            place = work / "new" / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(place, index)
+        if folder.exists():
+            os.replace(folder, work / "old")
+        os.replace(work / "new", folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    say(f"wrote {folder}/")

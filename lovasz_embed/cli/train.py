@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from lovasz_embed.cli._console import console, print_json, training_bar
-from lovasz_embed.cli._run import DatasetRecord, open_split
+from lovasz_embed.cli._console import print_json, say, training_bar
+from lovasz_embed.cli._run import DatasetRecord, open_split, usable_device
 from lovasz_embed.formats import PanopticDataset
 from lovasz_embed.model import ModelConfig, PanopticEmbedder
-from lovasz_embed.training import TrainConfig, fit
+from lovasz_embed.training import Progress, TrainConfig, Writer, fit
 
 # What differs between kinds of pictures: microscopy knows no up and down and has small pictures; photographs
 # need a view wide enough to recognise things.
@@ -53,28 +55,25 @@ def train(
     }
     config = TrainConfig(**options)
     torch.manual_seed(seed)
-    model = PanopticEmbedder(model_config(dataset, format)).to(device)
+    model = PanopticEmbedder(model_config(dataset, format)).to(usable_device(device))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.print(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    DatasetRecord(format, dataset.categories).save(out)
-    last: dict[str, Any] = {}
-    with training_bar() as show:
+    say(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}")
+    # Where a finished run is resumed, no step is left to be told about.
+    last: dict[str, Any] = {"steps": None, "seconds": None, "loss": None}
 
-        def on_step(progress: Any) -> None:
+    with training_bar() as show, _tensorboard(out if tensorboard else None) as writer:
+
+        def on_step(progress: Progress) -> None:
             last.update(steps=progress.step, seconds=round(progress.seconds, 1), loss=progress.loss)
             show(progress)
 
-        fit(
-            model,
-            dataset,
-            config,
-            out=out,
-            resume=resume,
-            writer=_tensorboard(out) if tensorboard else None,
-            on_step=on_step,
-        )
-    console.print(f"wrote {out}; next: lovasz-embed evaluate {out} --data {data}")
+        try:
+            fit(model, dataset, config, out=out, resume=resume, writer=writer, on_step=on_step)
+        except KeyboardInterrupt:
+            say("interrupted; the same command with --resume goes on from the last checkpoint")
+            raise
+    DatasetRecord(format, dataset.categories).save(out)
+    say(f"wrote {out}; next: lovasz-embed evaluate {out} --data {data}")
     if json:
         print_json({"run": str(out), "pictures": len(dataset), "parameters": parameters, **last})
 
@@ -86,10 +85,16 @@ def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:
     return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **options)
 
 
-def _tensorboard(out: Path) -> Any:
+@contextmanager
+def _tensorboard(folder: Path | None) -> Iterator[Writer | None]:
+    """Open TensorBoard files in a folder; None opens none."""
+    if folder is None:
+        yield None
+        return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as missing:
         needed = 'pip install "lovasz-embed[tensorboard]"'
         raise ModuleNotFoundError(f"--tensorboard needs {missing.name}: {needed}") from missing
-    return SummaryWriter(str(out))  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
+        yield writer
