@@ -44,9 +44,7 @@ def distinct_problems(draw: st.DrawFn, *, max_size: int = 8) -> tuple[Tensor, Te
 
 
 @st.composite
-def label_maps(
-    draw: st.DrawFn, shape: tuple[int, ...], num_classes: int, *, ignore_index: int | None = None
-) -> Tensor:
+def label_maps(draw: st.DrawFn, shape: tuple[int, ...], num_classes: int, *, ignore_index: int | None = None) -> Tensor:
     """Int64 labels 0..num_classes-1 of the shape, and `ignore_index` if there is one."""
     values = st.integers(0, num_classes - 1)
     if ignore_index is not None:

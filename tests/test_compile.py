@@ -68,6 +68,16 @@ def test_no_value_is_looked_at_on_an_accelerator(name: str) -> None:
     assert values.grad is not None
 
 
+def test_labels_out_of_range_do_not_count_where_they_are_not_looked_at() -> None:
+    """In a compiled graph and on an accelerator; an index out of range would be undefined there."""
+    torch.compiler.reset()
+    values, labels = scene()
+    wrong = torch.where(labels == 1, -7, torch.where(labels == 2, 1000, labels))
+    compiled = torch.compile(class_means, fullgraph=True, backend="aot_eager")
+    expected = class_means(values, torch.where(labels > 0, 255, labels), num_classes=3)
+    torch.testing.assert_close(compiled(values, wrong, num_classes=3), expected, equal_nan=True)
+
+
 def test_the_extension_runs_under_vmap() -> None:
     errors, target = torch.rand(4, 3, 7), torch.rand(4, 3, 7) > 0.5
     got = torch.func.vmap(lovasz_extension)(errors, target)
@@ -132,12 +142,8 @@ class TestCuda:
     def test_nearest_class_mean_equals_the_cpu(self) -> None:
         values, labels = scene()
         here = NearestClassMean(4, 3, dims=[0, 1], reject_radius=1.5).update(values, labels)
-        there = (
-            NearestClassMean(4, 3, dims=[0, 1], reject_radius=1.5).cuda().update(values.cuda(), labels.cuda())
-        )
+        there = NearestClassMean(4, 3, dims=[0, 1], reject_radius=1.5).cuda().update(values.cuda(), labels.cuda())
         torch.testing.assert_close(there.means.cpu(), here.means, equal_nan=True)
         assert torch.equal(there(values.cuda()).cpu(), here(values))
         means = there.means
-        assert torch.equal(
-            nearest_class_mean(values.cuda(), means).cpu(), nearest_class_mean(values, here.means)
-        )
+        assert torch.equal(nearest_class_mean(values.cuda(), means).cpu(), nearest_class_mean(values, here.means))

@@ -182,13 +182,9 @@ def test_7_c_times_the_softmax_bounds_one_minus_iou_of_the_argmax(data: st.DataO
 
 
 @given(problems(), st.integers(1, 4))
-def test_8_background_entries_of_error_zero_change_nothing(
-    problem: tuple[Tensor, Tensor], count: int
-) -> None:
+def test_8_background_entries_of_error_zero_change_nothing(problem: tuple[Tensor, Tensor], count: int) -> None:
     errors, target = problem
-    padded = extension(
-        torch.cat([errors.new_zeros(count), errors]), torch.cat([target.new_zeros(count), target])
-    )
+    padded = extension(torch.cat([errors.new_zeros(count), errors]), torch.cat([target.new_zeros(count), target]))
     assert padded == pytest.approx(extension(errors, target), abs=ROUNDING)
 
 
@@ -200,9 +196,7 @@ def test_9_only_positive_errors_matter(problem: tuple[Tensor, Tensor, Tensor]) -
 
 
 @given(problems(), st.sampled_from([0.25, 0.5, 1.0]))
-def test_10_any_order_inside_bins_is_low_by_at_most_the_bin_width(
-    problem: tuple[Tensor, Tensor], width: float
-) -> None:
+def test_10_any_order_inside_bins_is_low_by_at_most_the_bin_width(problem: tuple[Tensor, Tensor], width: float) -> None:
     errors, target = problem
     binned = float(lovasz_weights((errors / width).floor(), target) @ errors)
     assert -ROUNDING <= extension(errors, target) - binned <= width + ROUNDING
@@ -296,16 +290,18 @@ def test_relabelling_classes_together_with_channels_changes_nothing() -> None:
     torch.testing.assert_close(relabelled, lovasz_softmax(logits, target))
 
 
-@given(st.data())
-def test_ignored_pixels_count_as_if_they_were_not_there(data: st.DataObject) -> None:
-    target = data.draw(label_maps((1, 8), 3, ignore_index=255))
+@given(st.data(), st.sampled_from([255, 1]))
+def test_ignored_pixels_count_as_if_they_were_not_there(data: st.DataObject, ignore_index: int) -> None:
+    """Also where the label to ignore is a class of its own."""
     logits = data.draw(logit_maps((1, 3, 8)))
-    valid = target[0] != 255
-    cut = lovasz_softmax(logits[..., valid], target[:, valid])
-    torch.testing.assert_close(lovasz_softmax(logits, target), cut)
-    binary = torch.where(valid, target % 2, 255)
-    cut = lovasz_hinge(logits[:, 0, valid], binary[:, valid])
-    torch.testing.assert_close(lovasz_hinge(logits[:, 0], binary, ignore_index=255), cut)
+    target = data.draw(label_maps((1, 8), 3, ignore_index=ignore_index))
+    valid = target[0] != ignore_index
+    got = lovasz_softmax(logits, target, ignore_index=ignore_index)
+    torch.testing.assert_close(got, lovasz_softmax(logits[..., valid], target[:, valid], ignore_index=None))
+    # A hinge that ignores label 1 has no foreground left.
+    binary = torch.where(valid, target.clamp(max=1) if ignore_index > 1 else 0, ignore_index)
+    got = lovasz_hinge(logits[:, 0], binary, ignore_index=ignore_index)
+    torch.testing.assert_close(got, lovasz_hinge(logits[:, 0, valid], binary[:, valid]))
 
 
 def test_a_picture_that_is_wholly_ignored_changes_no_mean() -> None:
@@ -386,9 +382,7 @@ def test_counts_stay_exact_above_the_integers_of_float32() -> None:
     assert float(weight) * pixels * (pixels - 1) == pytest.approx(1, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.uint16]
-)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64, torch.uint16])
 def test_any_label_dtype_gives_the_same_loss(dtype: torch.dtype) -> None:
     logits, target = torch.randn(2, 2, 7), torch.randint(0, 2, (2, 7))
     assert lovasz_hinge(logits[:, 0], target.to(dtype)) == lovasz_hinge(logits[:, 0], target)
@@ -429,9 +423,7 @@ def test_nan_is_not_hidden() -> None:
 # --- Modules
 
 
-@pytest.mark.parametrize(
-    ("module", "function"), [(LovaszHinge, lovasz_hinge), (LovaszSoftmax, lovasz_softmax)]
-)
+@pytest.mark.parametrize(("module", "function"), [(LovaszHinge, lovasz_hinge), (LovaszSoftmax, lovasz_softmax)])
 def test_a_module_takes_the_options_of_its_function(module: type[nn.Module], function: Any) -> None:
     options = list(inspect.signature(function).parameters.values())[2:]
     assert list(inspect.signature(module).parameters.values()) == options
