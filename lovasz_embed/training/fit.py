@@ -11,31 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.hierarchy import HierarchicalLoss, HierarchicalLovaszHinge
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.prototypes import class_means
+from lovasz_embed.training._batches import Batches, Pictures
 from lovasz_embed.training.config import TrainConfig
-from lovasz_embed.training.views import VOID, Labelled, View, random_view, whole
+from lovasz_embed.training.views import View
 
 CHECKPOINT = "checkpoint.pt"
 OPTIONS = "train.json"
 LOG = "log.jsonl"
-_CACHE_BYTES = 2 << 30
-
-
-class Pictures(Protocol):
-    """A data set: a length, and labelled pictures by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Labelled: ...
 
 
 class Writer(Protocol):
@@ -82,8 +72,9 @@ def fit(
         pictures: The data set; see `Pictures`.
         config: The options.
         out: Folder for `train.json`, `log.jsonl`, `checkpoint.pt` and, at the end, the model as
-            `PanopticEmbedder.save_pretrained` writes it. None writes nothing.
-        resume: Go on from the checkpoint in `out`, if there is one.
+            `PanopticEmbedder.save_pretrained` writes it; a model that is there stays until then. None writes
+            nothing.
+        resume: Go on from the checkpoint in `out`, if there is one. Otherwise that checkpoint is removed.
         writer: Receives the losses of every logged step.
         on_step: Called after every step.
 
@@ -92,11 +83,12 @@ def fit(
 
     Raises:
         ValueError: If there is no picture, a picture has no labels or a category outside the model's, the
-            checkpoint is of another configuration, or the loss is not finite.
+            checkpoint is unreadable or of another configuration, or loss or gradient are not finite.
 
     Example:
         >>> from lovasz_embed.model import ModelConfig
         >>> from lovasz_embed.formats import Sample
+        >>> import numpy as np
         >>> labels = np.arange(32 * 32).reshape(32, 32) % 2
         >>> picture = Sample("stripes", np.uint8(labels * 200)[..., None].repeat(3, 2), labels, labels)
         >>> small = ModelConfig(classes=("gap", "stripe"), things=(1,), widths=(4, 8))
@@ -106,19 +98,28 @@ def fit(
     """
     if len(pictures) == 0:
         raise ValueError(_check.message("pictures", "hold at least one picture", "none"))
+    if resume and out is None:
+        raise ValueError(_check.message("out", "be the folder of the run where resume is set", out))
     run = _Run(model, config)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         if resume and (out / CHECKPOINT).is_file():
             run.load(out / CHECKPOINT)
+        # The checkpoint of a run that is being replaced must not be what a later resume goes on from.
+        elif not resume:
+            (out / CHECKPOINT).unlink(missing_ok=True)
         config.save(out / OPTIONS)
         _cut_log(out / LOG, run.step)
-    stream = _Views(pictures, config, len(model.config.classes))
+    stream = Batches(pictures, config, len(model.config.classes))
     model.train()
-    for views in _loader(stream, run.step):
+    clock = time.perf_counter()
+    for views in stream.start_at(run.step):
         if run.fraction >= 1:
             break
         result = run.advance(View(*views))
+        # From step to step: loading and writing count too, as they do for whoever waits.
+        now = time.perf_counter()
+        run.seconds, clock = run.seconds + now - clock, now
         if run.step % config.log_every == 0:
             record = _record(run, result)
             for name, value in record.items():
@@ -133,7 +134,7 @@ def fit(
             on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, float(result.loss.detach())))
     if out is not None:
         run.save(out / CHECKPOINT)
-    fit_class_means(model, (stream.view(index) for index in range(len(pictures))), amp=config.amp)
+    fit_class_means(model, (stream.picture(index) for index in range(len(pictures))), amp=config.amp)
     if out is not None:
         model.save_pretrained(out)
     return model
@@ -196,7 +197,6 @@ class _Run:
 
     def advance(self, views: View) -> HierarchicalLoss:
         """Do one step of the optimiser."""
-        start = time.perf_counter()
         picture, semantic, instance, crowd = (tensor.to(self.device) for tensor in views)
         warm = min(1.0, (self.step + 1) / max(self.config.warmup, 1))
         for group in self.optimiser.param_groups:
@@ -205,15 +205,13 @@ class _Run:
         self._follow(embedding.detach(), semantic)
         levels = self.model.levels(semantic, instance, crowd)
         result: HierarchicalLoss = self.loss(embedding, levels, self.running)
-        if not bool(torch.isfinite(result.loss)):
-            remedy = "Lower learning_rate or clip."
-            raise ValueError(_check.message(f"the loss of step {self.step}", "be finite", result.loss.item(), remedy))
+        _must_be_finite(f"the loss of step {self.step}", result.loss)
         self.optimiser.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        _must_be_finite(f"the gradient of step {self.step}", norm)  # or a checkpoint could hold NaN
         self.optimiser.step()
         self.step += 1
-        self.seconds += time.perf_counter() - start
         return result
 
     def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
@@ -228,6 +226,7 @@ class _Run:
         """Write everything that the next step depends on."""
         content = {
             "config": asdict(self.config),
+            "model_config": asdict(self.model.config),
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "running": self.running,
@@ -240,71 +239,22 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Restore what `save` wrote; only tensors and plain values are unpickled."""
-        content = torch.load(path, map_location=self.device, weights_only=True)
-        saved, now = content["config"], asdict(self.config)
-        changed = sorted(name for name in now if saved.get(name) != now[name])
-        if changed:
-            got = ", ".join(f"{name}={saved.get(name)!r} there and {now[name]!r} now" for name in changed)
-            remedy = "Use the options of the run, or another folder."
-            raise ValueError(_check.message(str(path), "be a checkpoint of the same configuration", got, remedy))
+        try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
+            options, architecture = content["config"], content["model_config"]
+        # Reading arbitrary bytes raises what it happens to hit: RuntimeError, EOFError, UnpicklingError, KeyError ...
+        except Exception as error:
+            remedy = "Remove it to start again."
+            raise ValueError(_check.message(str(path), "be what `fit` wrote", type(error).__name__, remedy)) from error
+        _must_agree(path, "configuration", options, asdict(self.config))
+        _must_agree(path, "model", architecture, asdict(self.model.config))
         try:
             self.model.load_state_dict(content["model"])
-        except RuntimeError as error:
+        except RuntimeError as error:  # an own backbone is in no configuration
             rule = "be a checkpoint of the same model"
             raise ValueError(_check.message(str(path), rule, f"other tensors ({error})")) from error
         self.optimiser.load_state_dict(content["optimiser"])
         self.running, self.step, self.seconds = content["running"], content["step"], content["seconds"]
-
-
-class _Views(Dataset[View]):
-    """Item s is the batch of step s: it depends on the seed and on s, on nothing else."""
-
-    def __init__(self, pictures: Pictures, config: TrainConfig, classes: int) -> None:
-        self.pictures = pictures
-        self.config = config
-        self.classes = classes
-        self._cache: dict[int, View] = {}
-        self._cached = 0
-
-    def __len__(self) -> int:
-        return self.config.steps
-
-    def __getitem__(self, step: int) -> View:
-        config = self.config
-        rng = np.random.default_rng((config.seed, step))
-        views = [
-            random_view(
-                self.view(int(rng.integers(len(self.pictures)))),
-                rng,
-                size=config.crop,
-                scale=config.scale,
-                turn=config.turn,
-                jitter=config.jitter,
-            )
-            for _ in range(config.batch)
-        ]
-        return View(*(torch.stack(tensors) for tensors in zip(*views, strict=True)))
-
-    def view(self, index: int) -> View:
-        """Return a whole picture; kept in memory while there is room, so that it is decoded once."""
-        if index in self._cache:
-            return self._cache[index]
-        view = whole(self.pictures[index])
-        labels = view.semantic[view.semantic != VOID]
-        if labels.numel() and (int(labels.max()) >= self.classes or int(labels.min()) < 0):
-            rule = f"have categories in 0 ... {self.classes - 1}, or {VOID} for void"
-            raise ValueError(_check.message(f"picture {index}", rule, int(labels.max())))
-        size = sum(tensor.numel() * tensor.element_size() for tensor in view)
-        if self._cached + size <= _CACHE_BYTES:
-            self._cache[index] = view
-            self._cached += size
-        return view
-
-
-def _loader(stream: _Views, first: int) -> Iterator[View]:
-    """Yield the batches from step `first` on."""
-    steps = range(first, len(stream))
-    return iter(DataLoader(stream, batch_size=None, sampler=steps, num_workers=stream.config.workers))
 
 
 def _embed(model: nn.Module, picture: Tensor, amp: bool) -> Tensor:
@@ -327,10 +277,24 @@ def _record(run: _Run, result: HierarchicalLoss) -> dict[str, float]:
     }
 
 
+def _must_be_finite(what: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value)):
+        raise ValueError(_check.message(what, "be finite", value.item(), "Lower learning_rate or clip."))
+
+
+def _must_agree(path: Path, what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise where a checkpoint was made with other options; how pictures are loaded may change."""
+    changed = sorted(name for name in {*there, *now} - {"workers"} if there.get(name) != now.get(name))
+    if changed:
+        got = ", ".join(f"{name}={there.get(name)!r} there and {now.get(name)!r} now" for name in changed)
+        remedy = "Use the options of the run, or another folder."
+        raise ValueError(_check.message(str(path), f"be a checkpoint of the same {what}", got, remedy))
+
+
 def _cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint: those steps are run again."""
+    """Drop what was logged after the checkpoint, for those steps are run again, and a line cut off in the middle."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     write_atomically(path, "".join(kept).encode())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lovasz_embed import _check
 from lovasz_embed.model import prepare
 
 VOID = 255
@@ -55,7 +56,7 @@ def whole(sample: Labelled) -> View:
     """Return a picture as it is, ready for the network.
 
     Raises:
-        ValueError: If the picture has no labels.
+        ValueError: If the picture has no labels, or labels of another size.
 
     Example:
         >>> from lovasz_embed.formats import Sample
@@ -64,12 +65,18 @@ def whole(sample: Labelled) -> View:
         torch.Size([3, 4, 5])
     """
     if sample.semantic is None or sample.instance is None:
-        raise ValueError("sample must have semantic and instance labels, got none")
-    semantic = torch.from_numpy(sample.semantic.astype(np.int64))
-    crowd = torch.zeros(semantic.shape, dtype=torch.bool)
-    if sample.crowd is not None:
-        crowd = torch.from_numpy(sample.crowd)
-    return View(prepare(sample.image), semantic, torch.from_numpy(sample.instance.astype(np.int64)), crowd)
+        raise ValueError(_check.message("sample", "have semantic and instance labels", "none"))
+    crowd = np.zeros(sample.semantic.shape, bool) if sample.crowd is None else sample.crowd
+    size = sample.image.shape[:2]
+    for name, labels in (("semantic", sample.semantic), ("instance", sample.instance), ("crowd", crowd)):
+        if labels.shape != size:
+            raise ValueError(_check.message(f"sample.{name}", f"have the picture's shape {size}", labels.shape))
+    return View(
+        prepare(sample.image),
+        torch.from_numpy(sample.semantic.astype(np.int64)),
+        torch.from_numpy(sample.instance.astype(np.int64)),
+        torch.from_numpy(crowd.astype(bool)),
+    )
 
 
 def random_view(
