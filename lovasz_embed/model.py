@@ -43,7 +43,10 @@ class ModelConfig:
             at the other dimensions only; works the same at any picture size. "fed": two channels of relative
             position beside the decoder's features. "none".
         unit: Pixels per embedding unit where coordinates are added.
-        category_radius: Radius of the category level, embedding units.
+        category_radius: Radius of the category level, embedding units. Where positions are added, categories lie in
+            dimensions of their own and need no room for instances; a radius near that of instances then makes a
+            missed pixel cost about as much as a wrong one (see docs/hierarchy.md). Take about four times the
+            instance radius otherwise.
         instance_radius: Radius of the instance level, embedding units.
         margin_ratio: Margin over radius of both levels.
         reach: Pixels farther than this from every instance's mean are void; in instance radii.
@@ -55,8 +58,8 @@ class ModelConfig:
     classes: tuple[str, ...]
     things: tuple[int, ...]
     dims: int = 8
-    widths: tuple[int, ...] = (32, 64, 96, 128)
-    stride: int = 2
+    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+    stride: int = 1
     coordinates: str = "added"
     unit: float = 10.0
     category_radius: float = 1.1
@@ -136,8 +139,8 @@ class PanopticEmbedder(nn.Module):
         self.strides: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
         extra = 2 if config.coordinates == "fed" else 0
         self.merges = nn.ModuleList(_double(fine + coarse + extra, fine) for fine, coarse in pairwise(channels))
-        # The head works at the finest map's stride and lays its channels out as pixels: full resolution for
-        # the price of the coarse one, without the mixed pixels that interpolation makes along borders.
+        # Where the finest map is coarser than the picture, the head lays its channels out as pixels: no mixed pixels
+        # along borders, as interpolation would make them.
         self.head = nn.Conv2d(channels[0], config.dims * self.strides[0] ** 2, 3, padding=1)
         self.ncm = NearestClassMean(len(config.classes), config.dims, dims=config.category_dims)
 
@@ -299,6 +302,9 @@ class StandardisedConv2d(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
+        # Standardisation forgets the scale of the weights, but the optimiser's step is relative to it: one scale for
+        # all layers lets wide ones turn no faster than narrow ones (at 0.05, four percent a step at a rate of 2e-3).
+        nn.init.normal_(self.weight, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the standardised weights."""

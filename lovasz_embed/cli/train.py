@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -16,13 +16,23 @@ from lovasz_embed.formats import PanopticDataset
 from lovasz_embed.model import ModelConfig, PanopticEmbedder
 from lovasz_embed.training import Progress, TrainConfig, Writer, fit
 
-# What differs between kinds of pictures: microscopy knows no up and down and has small pictures; photographs
-# need a view wide enough to recognise things.
-PRESETS: dict[str, dict[str, Any]] = {
-    "instance-map": {"turn": True},
-    "coco-panoptic": {"crop": 320, "batch": 4, "scale": 1.6},
+
+class Preset(NamedTuple):
+    """What suits one kind of pictures; the command line's options come on top."""
+
+    training: dict[str, Any]
+    model: dict[str, Any]
+
+
+# Microscopy knows no up and down. Photographs show things of a few pixels and things as large as the picture: a
+# wider view, a coarser unit, more dimensions for more categories.
+PRESETS = {
+    "instance-map": Preset({"turn": True}, {}),
+    "coco-panoptic": Preset(
+        {"crop": 320, "batch": 4, "scale": 1.6},
+        {"widths": (32, 64, 96, 128, 160), "stride": 2, "dims": 16, "unit": 32.0},
+    ),
 }
-WIDTHS: dict[str, tuple[int, ...]] = {"coco-panoptic": (32, 64, 96, 128, 160)}
 
 
 def train(
@@ -47,7 +57,7 @@ def train(
     given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
     options: dict[str, Any] = {
         "steps": 20_000,
-        **PRESETS.get(format, {}),
+        **PRESETS[format].training,
         **{name: value for name, value in given.items() if value is not None},
         "minutes": minutes or None,
         "seed": seed,
@@ -80,9 +90,8 @@ def train(
 
 def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:
     """Return the reference model's configuration for a data set."""
-    options: dict[str, Any] = {"widths": WIDTHS[format]} if format in WIDTHS else {}
     names = tuple(category.name for category in dataset.categories)
-    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **options)
+    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **PRESETS[format].model)
 
 
 @contextmanager

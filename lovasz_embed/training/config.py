@@ -46,7 +46,7 @@ class TrainConfig:
     minutes: float | None = None
     batch: int = 6
     crop: int = 192
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup: int = 50
     weight_decay: float = 1e-2
     clip: float = 1.0
