@@ -299,7 +299,8 @@ def test_ignored_pixels_count_as_if_they_were_not_there(data: st.DataObject, ign
     got = lovasz_softmax(logits, target, ignore_index=ignore_index)
     torch.testing.assert_close(got, lovasz_softmax(logits[..., valid], target[:, valid], ignore_index=None))
     # A hinge that ignores label 1 has no foreground left.
-    binary = torch.where(valid, target.clamp(max=1) if ignore_index > 1 else 0, ignore_index)
+    binary = target.clamp(max=1) if ignore_index > 1 else torch.zeros_like(target)
+    binary = torch.where(valid, binary, ignore_index)
     got = lovasz_hinge(logits[:, 0], binary, ignore_index=ignore_index)
     torch.testing.assert_close(got, lovasz_hinge(logits[:, 0, valid], binary[:, valid]))
 
