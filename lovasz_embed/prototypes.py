@@ -27,9 +27,7 @@ class ClassMeans(NamedTuple):
     counts: Tensor
 
 
-def class_means(
-    embedding: Tensor, semantic: Tensor, *, num_classes: int, ignore_index: int | None = 255
-) -> ClassMeans:
+def class_means(embedding: Tensor, semantic: Tensor, *, num_classes: int, ignore_index: int | None = 255) -> ClassMeans:
     r"""Mean embedding of every class: mu_c = (1 / n_c) sum of e_i over the pixels i of class c.
 
     Args:
@@ -226,9 +224,7 @@ class NearestClassMean(nn.Module):
         if broken:
             remedy = "Look for a diverged network: lower the learning rate or clip gradients."
             got = f"NaN or Inf in pixels of classes {broken}"
-            raise ValueError(
-                _check.message("embedding", "be finite where semantic holds a class", got, remedy)
-            )
+            raise ValueError(_check.message("embedding", "be finite where semantic holds a class", got, remedy))
         self.sums += sums
         self.counts += counts
         return self
