@@ -37,6 +37,7 @@ class TrainConfig:
         pull_weight: Weight of the pull of a batch's class means to the running ones.
         norm_weight: Weight of the regulariser that keeps the class means near the origin.
         momentum: Momentum of the running class means.
+        mean_pictures: Pictures at most, evenly spread, over which the final class means are taken.
         log_every: Steps between two lines of the log.
         checkpoint_every: Steps between two checkpoints.
         workers: Processes that load and crop; 0 does it in the training process.
@@ -62,13 +63,14 @@ class TrainConfig:
     pull_weight: float = 0.0
     norm_weight: float = 0.01
     momentum: float = 0.95
+    mean_pictures: int = 500
     log_every: int = 20
     checkpoint_every: int = 500
     workers: int = 0
 
     def __post_init__(self) -> None:
         """Check every value, so that a run fails before it starts."""
-        for name in ("steps", "batch", "crop", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch", "crop", "mean_pictures", "log_every", "checkpoint_every"):
             _whole(name, getattr(self, name), at_least=1)
         for name in ("warmup", "workers", "seed"):
             _whole(name, getattr(self, name), at_least=0)

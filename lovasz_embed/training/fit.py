@@ -61,7 +61,7 @@ def fit(
     writer: Writer | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> PanopticEmbedder:
-    """Train a model with the hierarchical Lovász hinge, then take its class means over all pictures.
+    """Train a model with the hierarchical Lovász hinge, then take its class means over whole pictures.
 
     Step number s draws its crops from (seed, s) alone. A run that was cut off and resumed therefore sees the
     same crops as one that was not, and on the same machine ends with the same weights, bit for bit (without a
@@ -134,7 +134,8 @@ def fit(
             on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, float(result.loss.detach())))
     if out is not None:
         run.save(out / CHECKPOINT)
-    fit_class_means(model, (stream.picture(index) for index in range(len(pictures))), amp=config.amp)
+    spread = range(0, len(pictures), -(-len(pictures) // config.mean_pictures))
+    fit_class_means(model, (stream.picture(index) for index in spread), amp=config.amp)
     if out is not None:
         model.save_pretrained(out)
     return model
