@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed.model import PanopticEmbedder, prepare
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.quality import PanopticQuality, QualityResult
@@ -34,6 +36,8 @@ def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Ite
         >>> tuple(result.segmentation.shape)
         (1, 20, 30)
     """
+    if not bool(model.ncm.counts.any()):
+        raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
     model.eval()
     device = next(model.parameters()).device
     for image in images:
@@ -66,6 +70,9 @@ def evaluate(
         1.0
     """
     quality = PanopticQuality(classes, frozenset(things))
-    for prediction, truth in zip(predictions, truths, strict=True):
+    for prediction, truth in zip_longest(predictions, truths):
+        if prediction is None or truth is None:
+            got = "fewer" if prediction is None else "more"
+            raise ValueError(_check.message("predictions", "be as many as truths", got))
         quality.update(prediction, truth)
     return quality.compute()

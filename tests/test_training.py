@@ -1,0 +1,514 @@
+"""Training: views keep pictures and labels together, and a run is the same whether or not it was cut off."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from lovasz_embed.formats import Sample
+from lovasz_embed.hierarchy import HierarchicalLoss, HierarchicalLovaszHinge
+from lovasz_embed.model import ModelConfig, PanopticEmbedder
+from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.training import (
+    Progress,
+    TrainConfig,
+    View,
+    evaluate,
+    fit,
+    fit_class_means,
+    predict,
+    random_view,
+    whole,
+)
+
+VOID = 255
+FEW = TrainConfig(steps=6, batch=2, crop=16, warmup=2, scale=1.3, turn=True, log_every=1, checkpoint_every=3)
+
+
+def tiny(seed: int = 0, **options: Any) -> PanopticEmbedder:
+    torch.manual_seed(seed)
+    config = ModelConfig(classes=("floor", "square"), things=(1,), widths=(4, 8))
+    return PanopticEmbedder(replace(config, **options))
+
+
+def squares(number: int) -> Sample:
+    """Return a grey picture of 32 × 32 pixels with two light rectangles, the instances 1 and 2."""
+    rng = np.random.default_rng(number)
+    image, instance = np.full((32, 32, 3), 40, np.uint8), np.zeros((32, 32), np.int32)
+    for identifier, left in ((1, 2), (2, 18)):
+        top, side = rng.integers(2, 18), rng.integers(8, 12)
+        part = (slice(top, top + side), slice(left, left + side))
+        image[part], instance[part] = 200, identifier
+    return Sample(f"squares{number}", image, (instance > 0).astype(np.uint8), instance)
+
+
+def truth(sample: Sample) -> PanopticResult:
+    assert sample.semantic is not None
+    assert sample.instance is not None
+    semantic, instance = torch.from_numpy(sample.semantic)[None], torch.from_numpy(sample.instance)[None]
+    return PanopticResult.from_maps(semantic, instance, things={1})
+
+
+PICTURES = [squares(number) for number in range(4)]
+
+
+# --- views
+
+
+def coordinates_view(height: int, width: int) -> View:
+    """Return a picture whose channels are row and column, and whose labels say the same."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    picture = torch.stack([rows, columns, torch.ones_like(rows)]).float()
+    return View(picture, rows % VOID, rows * width + columns + 1, (rows + columns) % 2 == 0)
+
+
+@given(
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    size=st.integers(1, 20),
+    scale=st.sampled_from([1.0, 1.6, 3.0]),
+    turn=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_picture_and_labels_move_together(
+    height: int, width: int, size: int, scale: float, turn: bool, seed: int
+) -> None:
+    whole_view = coordinates_view(height, width)
+    view = random_view(whole_view, np.random.default_rng(seed), size=size, scale=scale, turn=turn)
+    assert [tuple(part.shape[-2:]) for part in view] == [(size, size)] * 4
+    inside = view.semantic != VOID
+    number = view.instance[inside] - 1
+    row, column = number // width, number % width
+    assert torch.equal(view.semantic[inside], row)
+    assert torch.equal(view.crowd[inside], (row + column) % 2 == 0)
+    # A label is that of the nearest pixel, so half a pixel off at most; at the edges of a picture that shrinks three
+    # times, the mean over what one pixel covers moves inwards by another quarter. One whole pixel would be a mistake.
+    off = (view.picture[:2, inside] - torch.stack([row, column])).abs()
+    assert (off <= (0 if scale == 1 else 0.75)).all()
+    outside = ~inside
+    assert (view.instance[outside] == 0).all()
+    assert not view.crowd[outside].any()
+    assert (view.picture[:, outside] == 0).all()
+
+
+def test_every_view_shows_as_much_of_the_picture_as_it_can() -> None:
+    rng, picture = np.random.default_rng(0), coordinates_view(10, 30)
+    for _ in range(20):
+        assert int((random_view(picture, rng, size=16).semantic != VOID).sum()) == 10 * 16
+
+
+@pytest.mark.parametrize(("turn", "ways"), [(False, 2), (True, 8)])
+def test_views_are_mirrored_and_where_allowed_turned(turn: bool, ways: int) -> None:
+    rng, picture = np.random.default_rng(0), coordinates_view(4, 4)
+    seen = {tuple(random_view(picture, rng, size=4, turn=turn).instance.flatten().tolist()) for _ in range(200)}
+    assert len(seen) == ways
+
+
+def test_exposure_changes_the_picture_and_no_label() -> None:
+    picture = whole(squares(0))
+    plain = random_view(picture, np.random.default_rng(7), size=32)
+    exposed = random_view(picture, np.random.default_rng(7), size=32, jitter=0.5)
+    assert all(torch.equal(a, b) for a, b in zip(plain[1:], exposed[1:], strict=True))
+    assert not torch.allclose(plain.picture, exposed.picture, atol=0.05)
+
+
+@pytest.mark.parametrize("identifier", [2**24 + 1, 2**31 - 1, 2**53 + 1])
+def test_huge_ids_survive_a_view(identifier: int) -> None:
+    view = coordinates_view(8, 8)._replace(instance=torch.full((8, 8), identifier))
+    turned = random_view(view, np.random.default_rng(3), size=8, scale=2.0, turn=True)
+    assert set(turned.instance.flatten().tolist()) <= {0, identifier}
+    assert identifier in turned.instance
+
+
+def test_a_view_depends_on_its_generator_alone() -> None:
+    first, again = (
+        random_view(whole(squares(0)), np.random.default_rng(5), size=20, scale=2.0, turn=True, jitter=0.4)
+        for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_view_leaves_the_picture_as_it_was() -> None:
+    picture = whole(squares(0))
+    before = [part.clone() for part in picture]
+    random_view(picture, np.random.default_rng(0), size=64, scale=2.0, turn=True, jitter=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(picture, before, strict=True))
+
+
+def test_maps_that_cannot_be_written_to_are_read() -> None:
+    sample = replace(squares(0), crowd=np.zeros((32, 32), bool))
+    for array in (sample.image, sample.semantic, sample.instance, sample.crowd):
+        assert array is not None
+        array.flags.writeable = False
+    assert whole(sample).crowd.dtype == torch.bool
+
+
+def test_a_picture_without_labels_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="sample must have semantic and instance labels, got none"):
+        whole(replace(squares(0), instance=None))
+
+
+@pytest.mark.parametrize("name", ["semantic", "instance", "crowd"])
+def test_labels_of_another_size_fail_clearly(name: str) -> None:
+    labels: Any = np.zeros((32, 31), np.uint8)
+    text = rf"sample.{name} must have the picture's shape \(32, 32\), got \(32, 31\)"
+    with pytest.raises(ValueError, match=text):
+        whole(replace(squares(0), **{name: labels}))
+
+
+# --- the loop
+
+
+def same_weights(a: PanopticEmbedder, b: PanopticEmbedder) -> bool:
+    there, here = a.state_dict(), b.state_dict()
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in there)
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """Return the log without the one column that tells two equal runs apart."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+def stop_after(step: int) -> Any:
+    """Return a callback that cuts a run off as ctrl-C would."""
+
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def test_training_learns_what_is_easy() -> None:
+    losses: list[float] = []
+    config = TrainConfig(steps=60, batch=4, crop=32, warmup=5, jitter=0.1, learning_rate=1e-2)
+    model = fit(tiny(), PICTURES, config, on_step=lambda progress: losses.append(progress.loss))
+    unseen = [squares(number) for number in range(100, 108)]
+    quality = evaluate(predict(model, [s.image for s in unseen]), map(truth, unseen), classes=2, things={1})
+    assert np.mean(losses[-5:]) < 0.2 * losses[0]
+    assert quality.pq_things > 0.9
+
+
+@pytest.mark.parametrize("cut", [2, 3, 5])  # before the first checkpoint, right after it, and later
+def test_a_run_cut_off_and_resumed_is_the_uninterrupted_one(tmp_path: Path, cut: int) -> None:
+    whole_run = fit(tiny(), PICTURES, FEW, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), PICTURES, FEW, out=tmp_path / "cut", on_step=stop_after(cut))
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    with (tmp_path / "cut" / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')  # the line that a power failure leaves
+    # What a checkpoint holds must not come from the model given, nor from torch's random numbers.
+    model = tiny(seed=0 if cut < 3 else 1)
+    torch.manual_seed(12345)
+    resumed = fit(model, PICTURES, FEW, out=tmp_path / "cut", resume=True)
+    assert same_weights(resumed, whole_run)
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    assert [record["step"] for record in logged(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_cut_off_while_it_takes_the_class_means_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_run = fit(tiny(), PICTURES, FEW)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["lovasz_embed.training.fit"], "fit_class_means", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), PICTURES, FEW, out=tmp_path)
+    assert same_weights(fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, resume=True), whole_run)
+
+
+def test_what_a_run_leaves_is_complete(tmp_path: Path) -> None:
+    model = fit(tiny(), PICTURES, FEW, out=tmp_path / "new" / "run")
+    files = {file.name for file in (tmp_path / "new" / "run").iterdir()}
+    assert files == {"checkpoint.pt", "config.json", "log.jsonl", "model.safetensors", "train.json"}
+    assert TrainConfig.load(tmp_path / "new" / "run" / "train.json") == FEW
+    assert same_weights(PanopticEmbedder.from_pretrained(tmp_path / "new" / "run"), model)
+
+
+def test_starting_again_forgets_the_checkpoint_and_the_log_but_keeps_the_model_until_the_end(tmp_path: Path) -> None:
+    first = fit(tiny(), PICTURES, FEW, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, on_step=stop_after(2))
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert [record["step"] for record in logged(tmp_path)] == [1, 2]
+    assert same_weights(PanopticEmbedder.from_pretrained(tmp_path), first)
+
+
+# Newer Pythons warn wherever a process with threads forks, as every DataLoader with workers does.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_workers_change_no_bit_and_may_change_on_the_way(tmp_path: Path) -> None:
+    alone = fit(tiny(), PICTURES, FEW)
+    assert same_weights(fit(tiny(), PICTURES, replace(FEW, workers=1)), alone)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), PICTURES, FEW, out=tmp_path, on_step=stop_after(4))
+    resumed = fit(tiny(seed=1), PICTURES, replace(FEW, workers=1), out=tmp_path, resume=True)
+    assert same_weights(resumed, alone)
+
+
+def test_the_seed_alone_decides_about_the_views() -> None:
+    def weights(seed: int, torch_seed: int) -> PanopticEmbedder:
+        model = tiny()
+        torch.manual_seed(torch_seed)
+        return fit(model, PICTURES, replace(FEW, steps=2, seed=seed))
+
+    assert same_weights(weights(3, 0), weights(3, 1))
+    assert not same_weights(weights(3, 0), weights(4, 0))
+
+
+def test_amp_is_honoured_and_learns_the_same_to_its_precision() -> None:
+    def losses(amp: bool) -> list[float]:
+        kept: list[float] = []
+        fit(tiny(), PICTURES, replace(FEW, amp=amp), on_step=lambda progress: kept.append(progress.loss))
+        return kept
+
+    with_amp, without = losses(True), losses(False)
+    assert with_amp != without
+    assert with_amp == pytest.approx(without, rel=0.1)  # bfloat16 has 8 bits
+
+
+def test_the_class_means_are_those_of_whole_pictures() -> None:
+    model = fit(tiny(), PICTURES, replace(FEW, amp=False))
+    views = [whole(picture) for picture in PICTURES]
+    embedding = torch.stack([model(view.picture[None])[0] for view in views]).double()
+    semantic = torch.stack([view.semantic for view in views])
+    for category in (0, 1):
+        mean = embedding.movedim(1, -1)[semantic == category].mean(0)
+        # float32 convolutions of one picture and of four, one of them in another memory layout
+        torch.testing.assert_close(model.ncm.means[category].double(), mean, rtol=0, atol=1e-5)
+    assert int(model.ncm.counts.sum()) == 4 * 32 * 32
+
+
+def test_class_means_are_taken_anew() -> None:
+    model, views = tiny(), [whole(squares(0))]
+    fit_class_means(model, views, amp=False)
+    fit_class_means(model.train(), views, amp=False)
+    assert int(model.ncm.counts.sum()) == 32 * 32
+    assert not model.training
+
+
+def test_the_limit_in_minutes_ends_a_run_and_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(seconds)))
+    monkeypatch.setattr(sys.modules["lovasz_embed.training.fit"], "time", clock)
+    told: list[Progress] = []
+    fit(tiny(), PICTURES, replace(FEW, steps=1000, minutes=5 / 60), on_step=told.append)
+    assert [(progress.step, progress.seconds) for progress in told] == [(n, float(n)) for n in range(1, 6)]
+    assert [progress.fraction for progress in told] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), PICTURES, replace(FEW, minutes=1e6), out=tmp_path, on_step=stop_after(4))
+    told: list[Progress] = []
+    fit(tiny(), PICTURES, replace(FEW, minutes=1e6), out=tmp_path, resume=True, on_step=told.append)
+    saved = [json.loads(line)["seconds"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert told[0].step == 4
+    assert told[0].seconds > saved[2]
+    assert saved == sorted(saved)
+
+
+def test_a_writer_receives_every_logged_number() -> None:
+    received: list[tuple[str, float, int]] = []
+    writer = SimpleNamespace(add_scalar=lambda tag, value, step: received.append((tag, value, step)))
+    fit(tiny(), PICTURES, replace(FEW, log_every=2), writer=writer)
+    assert {step for _, _, step in received} == {2, 4, 6}
+    assert {tag for tag, _, _ in received} == {
+        f"train/{name}" for name in ("loss", "category", "instance", "ncm", "learning_rate", "seconds")
+    }
+    assert all(np.isfinite(value) for _, value, _ in received)
+
+
+def test_the_rate_warms_up_and_then_falls_to_zero() -> None:
+    rates: dict[int, float] = {}
+
+    def keep(tag: str, value: float, step: int) -> None:
+        if tag == "train/learning_rate":
+            rates[step] = value
+
+    fit(tiny(), PICTURES, replace(FEW, learning_rate=1.0, warmup=2), writer=SimpleNamespace(add_scalar=keep))
+    cosine = [0.5 + 0.5 * np.cos(np.pi * step / 6) for step in range(6)]
+    assert list(rates.values()) == pytest.approx([0.5 * cosine[0], *cosine[1:]])
+
+
+def test_the_library_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- what fails
+
+
+def test_an_empty_data_set_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="pictures must hold at least one picture, got none"):
+        fit(tiny(), [], FEW)
+
+
+@pytest.mark.parametrize("value", [2, 254])
+def test_a_category_out_of_range_fails_clearly(value: int) -> None:
+    labels = np.array([[0, value], [VOID, 1]], np.uint8).repeat(16, 0).repeat(16, 1)
+    picture = replace(squares(0), semantic=labels)
+    text = f"picture 0 must have categories in 0 ... 1, or 255 for void, got 0 ... {value}"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        fit(tiny(), [picture], FEW)
+
+
+def test_a_picture_without_labels_ends_a_run_clearly(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sample must have semantic and instance labels"):
+        fit(tiny(), [replace(squares(0), semantic=None)], FEW, out=tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_pictures_without_a_labelled_pixel_train_nothing_and_predicting_fails_clearly() -> None:
+    void = replace(squares(0), semantic=np.full((32, 32), VOID, np.uint8))
+    model = fit(tiny(), [void], FEW)
+    with pytest.raises(ValueError, match=r"model must have class means, got none\. Fit it"):
+        next(predict(model, [void.image]))
+
+
+def test_a_diverging_run_fails_clearly(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        fit(tiny(), PICTURES, replace(FEW, learning_rate=1e30, warmup=0), out=tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_a_number_fails_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(_: object, embedding: torch.Tensor, *__: object) -> HierarchicalLoss:
+        total = embedding.sum() * torch.nan
+        return HierarchicalLoss(total, total.detach().repeat(2), (), total.detach())
+
+    monkeypatch.setattr(HierarchicalLovaszHinge, "forward", forward)
+    with pytest.raises(ValueError, match=r"the loss of step 0 must be finite, got nan\. Lower learning_rate"):
+        fit(tiny(), PICTURES, replace(FEW, checkpoint_every=1), out=tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_gradient_that_is_not_a_number_fails_clearly_and_spoils_no_weight(tmp_path: Path) -> None:
+    model = tiny()
+    model.head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="the gradient of step 0 must be finite, got nan"):
+        fit(model, PICTURES, replace(FEW, checkpoint_every=1), out=tmp_path)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_other_options_fails_clearly(tmp_path: Path) -> None:
+    fit(tiny(), PICTURES, replace(FEW, clip=2.5), out=tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    text = r"checkpoint.pt must be a checkpoint of the same configuration, got clip=2.5 there and 0.1 now, seed=0 there"
+    with pytest.raises(ValueError, match=text):
+        fit(tiny(), PICTURES, replace(FEW, seed=9, clip=0.1), out=tmp_path, resume=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"widths": (4, 12)}, r"widths=\(4, 8\) there"), ({"classes": ("floor", "circle")}, "classes=")],
+)
+def test_a_checkpoint_of_another_model_fails_clearly(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    with pytest.raises(ValueError, match=f"checkpoint.pt must be a checkpoint of the same model, got {text}"):
+        fit(tiny(**options), PICTURES, FEW, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", "half"])
+def test_a_broken_checkpoint_fails_clearly(tmp_path: Path, content: bytes | str) -> None:
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    checkpoint = tmp_path / "checkpoint.pt"
+    whole_content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content if isinstance(content, bytes) else whole_content[: len(whole_content) // 2])
+    with pytest.raises(ValueError, match=r"checkpoint.pt must be what `fit` wrote, got \w+\. Remove it"):
+        fit(tiny(), PICTURES, FEW, out=tmp_path, resume=True)
+
+
+def test_resuming_without_a_folder_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="out must be the folder of the run where resume is set, got None"):
+        fit(tiny(), PICTURES, FEW, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"steps": 0}, ValueError, "steps must be 1 or above, got 0"),
+        ({"batch": 1.5}, TypeError, "batch must be a whole number, got float"),
+        ({"workers": -1}, ValueError, "workers must be 0 or above, got -1"),
+        ({"minutes": 0.0}, ValueError, "minutes must be a finite number above 0, got 0.0"),
+        ({"learning_rate": float("inf")}, ValueError, "learning_rate must be a finite number above 0, got inf"),
+        ({"jitter": -0.1}, ValueError, "jitter must be a finite number, 0 or above, got -0.1"),
+        ({"scale": 0.5}, ValueError, "scale must be 1 or above, got 0.5"),
+        ({"momentum": 1.0}, ValueError, r"momentum must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_a_wrong_option_fails_clearly(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        TrainConfig(**options)
+
+
+@pytest.mark.parametrize(("option", "text"), [("kernel", "kernel must be one of"), ("negatives", "negatives must be")])
+def test_a_wrong_option_of_the_loss_fails_before_anything_is_written(tmp_path: Path, option: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        fit(tiny(), PICTURES, TrainConfig(**{option: "no such"}), out=tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("{", "be a JSON file"), ("[]", "hold options of TrainConfig, got list"), ('{"epochs": 3}', r"got \['epochs'\]")],
+)
+def test_options_of_another_version_fail_clearly(tmp_path: Path, content: str, text: str) -> None:
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(ValueError, match=f"train.json must .*{text}"):
+        TrainConfig.load(tmp_path / "train.json")
+
+
+# --- predicting and scoring
+
+
+def test_pictures_are_predicted_one_by_one_at_their_own_size() -> None:
+    model = fit(tiny(), PICTURES, FEW)
+    read: list[int] = []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for number, size in enumerate([(32, 32), (7, 50), (1, 1)]):
+            read.append(number)
+            yield np.zeros((*size, 3), np.uint8)
+
+    results = predict(model.train(), images())
+    assert next(results).segmentation.shape == (1, 32, 32)
+    assert read == [0]
+    assert [tuple(result.segmentation.shape) for result in results] == [(1, 7, 50), (1, 1, 1)]
+    assert not model.training
+
+
+def test_a_perfect_prediction_scores_one_whatever_way_it_is_batched() -> None:
+    truths = [truth(picture) for picture in PICTURES]
+    batched = [PanopticResult.from_pictures(truths[:3]), truths[3]]
+    assert evaluate(truths, truths, classes=2, things={1}).pq == 1.0
+    assert evaluate(batched, batched, classes=2, things={1}).pq == 1.0
+
+
+def test_a_prediction_too_few_or_too_many_fails_clearly() -> None:
+    truths = [truth(picture) for picture in PICTURES]
+    with pytest.raises(ValueError, match="predictions must be as many as truths, got fewer"):
+        evaluate(truths[:3], truths, classes=2, things={1})
+    with pytest.raises(ValueError, match="predictions must be as many as truths, got more"):
+        evaluate(truths, truths[:3], classes=2, things={1})
