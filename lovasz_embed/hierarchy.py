@@ -398,11 +398,11 @@ def _ncm_cross_entropy(
         centres = class_means
         target = torch.where(nodes.member < 0, -1, nodes.label[nodes.member.clamp(min=0)])
     known = ~centres.isnan().any(1)
-    centres = torch.where(known[:, None], centres, 0)
     target = torch.where((target < 0) | ~known[target.clamp(min=0)], -1, target)
-    # |e|² is the same for every class and drops out of the softmax.
-    affine = centres.square().sum(1)[:, None] - 2 * torch.einsum("cd,bdp->bcp", centres, embedding)
-    logits = torch.where(known[:, None], -affine / scale, -torch.inf)
+    # |e|² is the same for every class and drops out of the softmax: one matrix product is left.
+    near = torch.where(known[:, None], centres, 0)
+    bias = torch.where(known, -near.square().sum(1), -torch.inf) / scale
+    logits = bias[:, None] + (2 / scale * near) @ embedding
     sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
     return sums / (target >= 0).sum().clamp(min=1)
 

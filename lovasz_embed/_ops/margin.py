@@ -57,7 +57,7 @@ def cluster_picture(
         connected: Split clusters into connected parts.
         run: `map_threads`, or a serial stand-in.
     """
-    sweep = _Sweep(planar, classes, run)
+    sweep = _Sweep(planar, classes, int(classes.max(initial=-1)) + 1, run)
     centres = _search(sweep, shape, radius, min_size)
     large = sweep.assign(centres, reach).counts >= min_size
     if not large.all():  # pixels of a cluster that is too small join the next centre within reach
@@ -78,37 +78,45 @@ def cluster_picture(
 
 
 def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int) -> _Centres:
-    """Find the centres: modes of a lattice of pixels, then of what they leave unlabelled, and so on.
+    """Find the centres: among a lattice of pixels, then among what they leave unlabelled, and so on.
 
-    It ends when nothing is left, or when new modes explain less than half of the pixels that were looked at:
-    what is left then are the tails of known clusters. Where the guarantee holds they explain all of them.
+    It ends when nothing is left, or when new modes explain less than half of the pixels that were looked at: what is
+    left then are the tails of known clusters. Where the guarantee holds they explain all of them.
     """
-    centres, _ = _Centres.sort(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count)
-    settled = sweep.classes < 0
+    nothing = _Centres.sort(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count)[0]
     sampled = _lattice(sweep.classes, shape)
-    while len(sampled):
-        modes, classes, explained = _propose(sweep, sampled, centres, radius)
-        known = len(centres.means)
-        centres, order = _Centres.sort(
-            np.concatenate([centres.means, modes]),
-            np.concatenate([centres.classes, classes]),
-            sweep.class_count,
-        )
-        new = order >= known
+    centres, explained = _find(sweep, sampled, nothing, radius, min_size)
+    later = np.zeros(len(centres.means), np.bool_)
+    unlabelled = sweep.unlabelled()
+    rest = sweep.part(unlabelled)
+    while len(rest.classes) and 2 * explained >= len(sampled):
+        step = math.ceil(len(rest.classes) / SAMPLES)
+        sampled = np.arange(step // 2, len(rest.classes), step)
+        more, explained = _find(rest, sampled, centres, radius, min_size)
+        centres, order = centres.join(more)
+        later = np.append(later, np.ones(len(more.means), np.bool_))[order]
+        rest = rest.part(rest.unlabelled())
+    if later.any():
         totals = sweep.assign(centres, radius)
-        # Only new centres move to their mean: cells cut off by neighbours would let the others creep.
-        means = np.where(new[:, None], totals.means(), centres.means)
-        # A new cluster that mostly takes pixels from those known before is a fragment of one of them.
-        keep = ~new | ((totals.counts >= min_size) & (2 * totals.fresh >= totals.counts))
-        mode_kernels.drop_close(means, centres.first, radius, totals.counts, new, keep)
-        settled |= np.concatenate([[False], ~keep])[sweep.labels]
-        centres, _ = _Centres.sort(means[keep], centres.classes[keep], sweep.class_count)
-        if 2 * explained < len(sampled):
-            break
-        remaining = np.flatnonzero((sweep.labels == 0) & ~settled)
-        step = math.ceil(len(remaining) / SAMPLES) or 1
-        sampled = remaining[step // 2 :: step]
+        # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
+        fresh = np.bincount(sweep.labels[unlabelled], minlength=len(later) + 1)[1:]
+        keep = ~later | (2 * fresh >= totals.counts)
+        weight = np.where(later, totals.counts, len(sweep.classes))
+        mode_kernels.drop_close(centres.means, centres.first, radius, weight, keep)
+        centres = centres.select(keep)
     return centres
+
+
+def _find(
+    sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float, min_size: int
+) -> tuple[_Centres, int]:
+    """Return new centres, each the mean of its pixels, and how many of the sampled pixels their modes explain."""
+    modes, explained = _propose(sweep, sampled, known, radius)
+    totals = sweep.assign(modes, radius)
+    centres = _Centres(totals.means(), modes.classes, modes.first, modes.axis)
+    keep = totals.counts >= min_size
+    mode_kernels.drop_close(centres.means, centres.first, radius, totals.counts, keep)
+    return centres.select(keep), explained
 
 
 def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
@@ -129,12 +137,10 @@ def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.i
     return sampled[::surplus]
 
 
-def _propose(
-    sweep: _Sweep, sampled: NDArray[np.intp], centres: _Centres, radius: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
-    """Return modes of the sampled pixels that lie apart from known centres, and the class of each.
+def _propose(sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float) -> tuple[_Centres, int]:
+    """Return modes of the sampled pixels that lie apart from the known centres of their class.
 
-    Also return how many of the sampled pixels lie within `radius` of a mode of their class.
+    Also return how many of the sampled pixels lie within `radius` of one.
     """
     classes = sweep.classes[sampled]
     order = np.argsort(classes, kind="stable")
@@ -142,26 +148,29 @@ def _propose(
     found = [np.empty((0, len(sweep.planar)))]
     explained = 0
     for c, (begin, end) in enumerate(pairwise(bounds)):
-        points = np.ascontiguousarray(sweep.planar[:, sampled[order[begin:end]]].T)
-        modes, count = _modes(points, centres.of_class(c), radius)
+        points = np.ascontiguousarray(sweep.planar[:, sampled[order[begin:end]]].T, dtype=np.float64)
+        modes, count = _modes(points, known.of_class(c), radius)
         found.append(modes)
         explained += count
     owners = np.repeat(np.arange(sweep.class_count), [len(modes) for modes in found[1:]])
-    return np.concatenate(found), owners, explained
+    return _Centres.sort(np.concatenate(found), owners, sweep.class_count)[0], explained
 
 
-def _modes(points: Floats, known: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], int]:
+def _modes(points: NDArray[np.float64], known: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], int]:
     """Return the new modes (k, D) of one class's points (n, D), and how many points they explain."""
     cover = 0.5 * radius
     owner = np.empty(len(points), np.int64)
     leaders = np.empty(points.shape[::-1])
     count = mode_kernels.choose_leaders(points, cover, owner, leaders)
-    leaders = np.ascontiguousarray(leaders[:, :count])
-    first = np.searchsorted(np.sort(owner), np.arange(count + 1))
-    grouped = points[np.argsort(owner, kind="stable")]
+    by_leader = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[by_leader], np.arange(count + 1))
+    net = (points[by_leader], np.ascontiguousarray(leaders[:, :count]), first, cover)
+    near = np.empty(count, np.int64)
+    mode_kernels.density(*net, 0.5 * radius, near)
+    densest_first = np.argsort(-near, kind="stable")  # ties go to the earlier leader
     modes = np.empty((points.shape[1], min(len(known) + count, MAX_CENTRES)))
     modes[:, : len(known)] = known.T
-    total, explained = mode_kernels.find_modes(grouped, leaders, first, cover, radius, modes, len(known))
+    total, explained = mode_kernels.find_modes(*net, radius, densest_first, modes, len(known))
     return modes[:, len(known) : total].T, explained
 
 
@@ -184,6 +193,12 @@ class _Centres:
         classes = classes[order]
         return cls(means[order], classes, np.searchsorted(classes, np.arange(class_count + 1)), axis), order
 
+    def join(self, other: _Centres) -> tuple[_Centres, NDArray[np.intp]]:
+        """Return both, and where each came from: its index here, or the number of centres here plus that there."""
+        means = np.concatenate([self.means, other.means])
+        classes = np.concatenate([self.classes, other.classes])
+        return self.sort(means, classes, len(self.first) - 1)
+
     def select(self, keep: NDArray[np.bool_]) -> _Centres:
         return self.sort(self.means[keep], self.classes[keep], len(self.first) - 1)[0]
 
@@ -202,7 +217,6 @@ class _Totals(NamedTuple):
 
     sums: NDArray[np.float64]  # (K, D) of the embeddings of its pixels
     counts: NDArray[np.int64]  # (K,) pixels
-    fresh: NDArray[np.int64]  # (K,) pixels that had no label before
 
     def means(self) -> NDArray[np.float64]:
         return self.sums / np.maximum(self.counts, 1)[:, None]
@@ -211,12 +225,20 @@ class _Totals(NamedTuple):
 class _Sweep:
     """Passes over all pixels of a picture, in chunks of fixed size whose sums are added in their order."""
 
-    def __init__(self, planar: Floats, classes: NDArray[np.int32], run: Map) -> None:
+    def __init__(self, planar: Floats, classes: NDArray[np.int32], class_count: int, run: Map) -> None:
         self.planar = planar
         self.classes = classes
-        self.class_count = int(classes.max(initial=-1)) + 1
+        self.class_count = class_count
         self.labels = np.zeros(len(classes), np.int32)
         self._run = run
+
+    def unlabelled(self) -> NDArray[np.intp]:
+        """Return the indices of the pixels to be clustered that have no label."""
+        return np.flatnonzero((self.labels == 0) & (self.classes >= 0))
+
+    def part(self, pixels: NDArray[np.intp]) -> _Sweep:
+        """Return some of the pixels as a picture of their own, without labels."""
+        return _Sweep(self.planar[:, pixels], self.classes[pixels], self.class_count, self._run)
 
     def assign(self, centres: _Centres, limit: float) -> _Totals:
         """Label every pixel with its nearest centre within `limit`."""
@@ -267,4 +289,4 @@ class _Sweep:
 
     @staticmethod
     def _totals(shape: tuple[int, ...]) -> _Totals:
-        return _Totals(np.zeros(shape), np.zeros(shape[0], np.int64), np.zeros(shape[0], np.int64))
+        return _Totals(np.zeros(shape), np.zeros(shape[0], np.int64))

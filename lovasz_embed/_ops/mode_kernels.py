@@ -1,7 +1,7 @@
 """Numba kernels over few points: the sampled pixels and the centres found among them.
 
-Arrays in, arrays out; the caller allocates what is returned. Points are rows (n, D) or columns (D, n),
-whichever the loops run along.
+Arrays in, arrays out; the caller allocates what is returned. Floats are float64. Points are rows (n, D) or columns
+(D, n), whichever the loops run along.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .jit import jit
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
 Flags = NDArray[np.bool_]
 
@@ -21,7 +21,7 @@ _REST = 1e-8  # squared step, in squared radii, at which it counts as standing s
 
 @jit
 def squared_distance(row: Floats, other: Floats) -> float:
-    """Return |row - other|², summed in float64."""
+    """Return |row - other|²."""
     total = 0.0
     for d in range(row.shape[0]):
         difference = row[d] - other[d]
@@ -52,7 +52,7 @@ def choose_leaders(points: Floats, radius: float, owner: Ints, leaders: Floats) 
         points: (n, D).
         radius: Radius of the balls.
         owner: (n,), written: the leader of each point.
-        leaders: (D, n) float64, written: the leaders, in their order, in the first columns.
+        leaders: (D, n), written: the leaders, in their order, in the first columns.
     """
     limit = radius * radius
     distance = np.empty(points.shape[0], np.float64)
@@ -110,14 +110,32 @@ def _is_near(columns: Floats, count: int, centre: Floats, limit: float, distance
 
 
 @jit
-def find_modes(
-    points: Floats, leaders: Floats, first: Ints, cover: float, radius: float, modes: Floats, known: int
-) -> tuple[int, int]:
-    """Find the modes of the points, densest first; return their number and that of the points they explain.
+def density(points: Floats, leaders: Floats, first: Ints, cover: float, radius: float, counts: Ints) -> None:
+    """Write how many points lie within `radius` of each leader; see `find_modes`."""
+    centre = np.empty(points.shape[1], np.float64)
+    distance = np.empty(leaders.shape[1], np.float64)
+    inside = np.empty(points.shape[0], np.int64)
+    for j in range(leaders.shape[1]):
+        centre[:] = leaders[:, j]
+        counts[j] = _ball(points, leaders, first, cover, centre, radius, distance, inside)
 
-    From every leader that is farther than `radius` from all modes found before, the densest first, the flat
-    kernel climbs: with half the radius, so that it does not halt between two close instances, then with the
-    radius, whose fixed point is the mean of a lone instance. Where it comes to rest is a mode if
+
+@jit
+def find_modes(
+    points: Floats,
+    leaders: Floats,
+    first: Ints,
+    cover: float,
+    radius: float,
+    order: Ints,
+    modes: Floats,
+    known: int,
+) -> tuple[int, int]:
+    """Find the modes of the points; return their number and that of the points they explain.
+
+    From every leader that is farther than `radius` from all modes found before, the flat kernel climbs: with half
+    the radius, so that it does not halt between two close instances, then with the radius, whose fixed point is
+    the mean of a lone instance. Where it comes to rest is a mode if
 
     1. it is farther than `radius` from every mode known or found before,
     2. at most half of the points within `radius` of it lie within `radius` of modes found before: one that
@@ -125,12 +143,13 @@ def find_modes(
 
     Args:
         points: (n, D), sorted by their leader.
-        leaders: (D, L) float64, points that cover the others.
+        leaders: (D, L), points that cover the others.
         first: (L + 1,), where the points of each leader begin.
         cover: Distance within which a leader covers its points.
         radius: Radius of an instance.
-        modes: (D, room) float64, known modes in the first columns; the new ones are written behind them. The
-            search stops when there is no room.
+        order: (L,), the leaders in the order of their turns.
+        modes: (D, room), known modes in the first columns; the new ones are written behind them. The search
+            stops when there is no room.
         known: How many modes are known.
     """
     dimensions, starts = leaders.shape
@@ -139,15 +158,11 @@ def find_modes(
     inside = np.empty(points.shape[0], np.int64)
     centre = np.empty(dimensions, np.float64)
     total = np.empty(dimensions, np.float64)
-    density = np.empty(starts, np.int64)
-    for j in range(starts):
-        centre[:] = leaders[:, j]
-        density[j] = _ball(points, leaders, first, cover, centre, 0.5 * radius, distance, inside)
     explained = np.zeros(points.shape[0], np.bool_)
     refused = np.empty((dimensions, starts), np.float64)
     refusals = 0
     found = known
-    for j in np.argsort(-density, kind="mergesort"):  # stable: ties go to the earlier leader
+    for j in order:
         if found == modes.shape[1]:
             break
         centre[:] = leaders[:, j]
@@ -214,12 +229,12 @@ def nearest_other(centres: Floats, first: Ints, axis: int, distance: Floats) -> 
 
 
 @jit
-def drop_close(centres: Floats, first: Ints, radius: float, counts: Ints, new: Flags, keep: Flags) -> None:
-    """Clear `keep` of new centres within `radius` of a kept one of their class that is old or larger."""
+def drop_close(centres: Floats, first: Ints, radius: float, weight: Ints, keep: Flags) -> None:
+    """Clear `keep` of centres within `radius` of a kept, heavier one of their class (the first wins ties)."""
     limit = radius * radius
     for c in range(first.shape[0] - 1):
         for k in range(first[c], first[c + 1]):
             for j in range(first[c], first[c + 1]):
-                stronger = not new[j] or counts[j] > counts[k] or (counts[j] == counts[k] and j < k)
-                if new[k] and keep[k] and keep[j] and j != k and stronger:
+                heavier = weight[j] > weight[k] or (weight[j] == weight[k] and j < k)
+                if keep[k] and keep[j] and heavier:
                     keep[k] = squared_distance(centres[k], centres[j]) > limit

@@ -33,7 +33,6 @@ def assign(
     labels: Ints,
     sums: Floats,
     counts: Ints,
-    fresh: Ints,
 ) -> None:
     """Label the pixels `begin` to `end` with the nearest centre of their class, plus one; 0 beyond the limit.
 
@@ -52,10 +51,9 @@ def assign(
         axis: The coordinate by which centres are sorted.
         half: (K,) squared half distance to the nearest other centre of the class.
         limit: Distance beyond which a pixel stays unlabelled.
-        labels: (P,), read (the labels so far) and written.
+        labels: (P,), written.
         sums: (K, D) float64, added to: the pixels of each centre.
         counts: (K,), added to: their number.
-        fresh: (K,), added to: how many of them had no label so far.
     """
     dimensions = planar.shape[0]
     zero = planar.dtype.type(0)
@@ -104,7 +102,6 @@ def assign(
                 continue
             previous = nearest
             counts[nearest] += 1
-            fresh[nearest] += labels[p] == 0
             labels[p] = nearest + 1
             for d in range(dimensions):
                 sums[nearest, d] += tile[i, d]
