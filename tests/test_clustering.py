@@ -1,0 +1,488 @@
+"""Clustering: the instances come back exactly where the geometry guarantees it, and sensibly where it does not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lovasz_embed._ops import margin
+from lovasz_embed._ops.components import connected_components
+from lovasz_embed.clustering import Clusters, cluster_embeddings
+
+
+def line(*values: float) -> Tensor:
+    """One picture with one row of one-dimensional embeddings."""
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 1, -1)
+
+
+def everywhere(embedding: Tensor) -> Tensor:
+    """The mask that clusters every pixel."""
+    return torch.ones(embedding.shape[0], *embedding.shape[2:], dtype=torch.bool)
+
+
+def by_first_pixel(instance: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Number the values of `instance` 1, 2, ... by their first pixel."""
+    _, first, inverse = np.unique(instance, return_index=True, return_inverse=True)
+    return (np.argsort(np.argsort(first)) + 1)[inverse.reshape(instance.shape)]
+
+
+def equal(one: Clusters, other: Clusters) -> bool:
+    """Whether two results agree in every bit."""
+    fields = ("centres", "sizes", "scores", "classes")
+    pairs = [pair for name in fields for pair in zip(getattr(one, name), getattr(other, name), strict=True)]
+    return torch.equal(one.labels, other.labels) and all(torch.equal(*pair) for pair in pairs)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# The guarantee
+
+
+@st.composite
+def guaranteed(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+    """Return points (P, D) in any order, the instance of each, and a radius with 2 δ < radius < Δ - 2 δ."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dimensions = draw(st.integers(1, 16))
+    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+    lumpy = draw(st.booleans())  # most pixels on one spot, far from the mean: no tidy ball
+    means = [rng.normal(size=dimensions)]
+    spread = 1.0
+    while len(means) < len(sizes):
+        mean = rng.normal(size=dimensions) * spread
+        if min(np.linalg.norm(mean - other) for other in means) >= 1:
+            means.append(mean)
+        spread *= 1.05
+    offsets = []
+    for size in sizes:
+        offset = rng.normal(size=(size, dimensions))
+        if lumpy:
+            offset[: size // 2 + 1] = offset[0]
+        offsets.append(offset - offset.mean(0))
+    gaps = [np.linalg.norm(one - other) for i, one in enumerate(means) for other in means[:i]]
+    least_gap = min(gaps, default=1.0)
+    longest = max(np.linalg.norm(offset, axis=1).max() for offset in offsets)
+    delta = draw(st.floats(0, 0.2499)) * least_gap if longest > 1e-9 else 0.0
+    points = np.concatenate([m + o * (delta / max(longest, 1e-9)) for m, o in zip(means, offsets, strict=True)])
+    # Coordinates are below 100 Δ, so float32 rounds distances by less than 1e-5 Δ: a 1e-4 of room on both sides.
+    low, high = 2 * delta + 1e-4 * least_gap, least_gap - 2 * delta - 1e-4 * least_gap
+    radius = low + draw(st.floats(0, 1)) * (high - low)
+    scale = 10.0 ** draw(st.integers(-3, 3))
+    order = rng.permutation(len(points))
+    return points[order] * scale, np.repeat(np.arange(len(sizes)), sizes)[order], radius * scale
+
+
+@given(guaranteed(), st.sampled_from([4, 16, 16_384]), st.sampled_from([7, 65_536]), st.integers(1, 3))
+def test_instances_within_the_guarantee_are_recovered_exactly(
+    problem: tuple[NDArray[np.float64], NDArray[np.int64], float], samples: int, chunk: int, count: int
+) -> None:
+    points, instance, radius = problem
+    embedding = torch.from_numpy(points.T.astype(np.float32))[None]
+    with threads(count), patch.object(margin, "SAMPLES", samples), patch.object(margin, "_CHUNK", chunk):
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=radius)
+    expected = by_first_pixel(instance)
+    assert np.array_equal(clusters.labels[0].numpy(), expected)
+    assert clusters.sizes[0].tolist() == np.bincount(expected)[1:].tolist()
+    for k, centre in enumerate(clusters.centres[0].double().numpy(), start=1):
+        mean = embedding[0].double().numpy()[:, expected == k].mean(1)
+        # The mean is computed in float64 and rounded once to float32, relative to its largest coordinate.
+        assert np.abs(centre - mean).max() <= 1e-6 * np.abs(mean).max()
+
+
+@given(guaranteed(), st.integers(2, 12))
+def test_below_min_size_instances_are_noise_and_the_others_stay_exact(
+    problem: tuple[NDArray[np.float64], NDArray[np.int64], float], min_size: int
+) -> None:
+    points, instance, radius = problem
+    embedding = torch.from_numpy(points.T.copy())[None]
+    with patch.object(margin, "SAMPLES", 8):
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=radius, min_size=min_size)
+    large = np.bincount(instance)[instance] >= min_size
+    expected = np.zeros_like(instance)
+    expected[large] = by_first_pixel(instance[large])
+    assert np.array_equal(clusters.labels[0].numpy(), expected)
+
+
+def test_one_pixel_among_a_million_is_found() -> None:
+    embedding = torch.zeros(1, 2, 1000, 1000)
+    embedding[:, :, 500:, 500:] = 3.0
+    embedding[:, :, 123, 457] = -3.0
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert clusters.sizes[0].tolist() == [749_999, 1, 250_000]
+    assert clusters.labels[0, 123, 457] == 2
+
+
+# Beyond the guarantee
+
+
+def upsampled_scene() -> tuple[Tensor, NDArray[np.int64]]:
+    """Return an embedding of 12 instances with noise, tails, outliers and mixed pixels along borders."""
+    rng = np.random.default_rng(0)
+    height, width, count, dimensions = 128, 160, 12, 8
+    seeds = rng.uniform((0, 0), (height, width), (count, 2))
+    pixels = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1)
+    instance = np.linalg.norm(pixels[:, :, None] - seeds, axis=-1).argmin(-1)
+    means: list[NDArray[np.float64]] = []
+    while len(means) < count:
+        mean = rng.normal(scale=0.9, size=dimensions)
+        if all(np.linalg.norm(mean - other) >= 2.5 for other in means):
+            means.append(mean)
+    coarse = torch.from_numpy(np.array(means)[instance[::2, ::2]]).permute(2, 0, 1)[None]
+    embedding = interpolate(coarse, size=(height, width), mode="bilinear").numpy()
+    tail = np.where(rng.uniform(size=(height, width)) < 0.05, 2.0, 1.0)
+    embedding += rng.normal(scale=0.18, size=embedding.shape) * tail
+    outlier = rng.uniform(size=(height, width)) < 0.002
+    embedding[0, :, outlier] = rng.normal(scale=3.0, size=(outlier.sum(), dimensions))
+    return torch.from_numpy(embedding).float(), instance
+
+
+def test_noise_tails_and_mixed_pixels_cost_little() -> None:
+    embedding, instance = upsampled_scene()
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.3, min_size=20, reach=2.6)
+    found = clusters.labels[0].numpy()
+    # A tenth of the pixels is mixed; 0.95 leaves half of what these lose (measured: see the assertion below).
+    assert adjusted_rand_score(instance.ravel(), found.ravel()) > 0.95
+    for k in range(12):  # no instance is split: one cluster holds nine tenths of it
+        assert np.bincount(found[instance == k]).max() > 0.9 * (instance == k).sum()
+
+
+def test_a_diffuse_instance_with_long_tails_is_not_split() -> None:
+    embedding = torch.randn(1, 8, 50, 50, generator=torch.Generator().manual_seed(1)) * 0.25
+    # Distances to the mean: 0.7 radius on average, 4 % beyond the radius.
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, min_size=25)
+    assert len(clusters.sizes[0]) == 1
+
+
+def test_two_tight_instances_nearer_than_the_guarantee_asks_are_told_apart() -> None:
+    noise = 0.05 * torch.randn(1, 2, 20, 40, generator=torch.Generator().manual_seed(2))
+    noise[:, 0, :, 20:] += 1.3  # Δ = 1.3 radius; half way, one window would hold both
+    clusters = cluster_embeddings(noise, everywhere(noise), radius=1.0)
+    assert clusters.sizes[0].tolist() == [400, 400]
+    assert clusters.margin_ok == (False,)
+
+
+def test_an_embedding_of_pure_noise_ends_with_the_strongest_clusters() -> None:
+    embedding = line(0, 0, 0, 10, 20, 20, 30, 40, 40, 40, 40)
+    with patch.object(margin, "MAX_CENTRES", 3):
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert clusters.labels.tolist() == [[1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3]]
+
+
+# Determinism
+
+
+def test_threads_and_repetition_change_no_bit() -> None:
+    scene, _ = upsampled_scene()
+    batch = torch.cat([scene, scene.flip(-1), scene[:, :, :, torch.randperm(scene.shape[-1])]])
+    results = []
+    for count in (1, 2, 5):
+        with threads(count), patch.object(margin, "_CHUNK", 1000):
+            together = cluster_embeddings(batch, everywhere(batch), radius=1.3)
+            alone = [cluster_embeddings(batch[b : b + 1], everywhere(batch[b : b + 1]), radius=1.3) for b in range(3)]
+        results.append(together)
+        assert all(torch.equal(together.labels[b], alone[b].labels[0]) for b in range(3))
+        assert all(torch.equal(together.centres[b], alone[b].centres[0]) for b in range(3))
+    assert equal(results[0], results[1])
+    assert equal(results[0], results[2])
+
+
+def test_many_threads_may_cluster_at_once() -> None:
+    batch = torch.randn(8, 4, 30, 30, generator=torch.Generator().manual_seed(3)).cumsum(-1)
+    pictures = [batch[b : b + 1] for b in range(8)]
+    expected = [cluster_embeddings(picture, everywhere(picture), radius=2.0) for picture in pictures]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda p: cluster_embeddings(p, everywhere(p), radius=2.0), pictures))
+    assert all(equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def _cluster_in_child(embedding: Tensor, expected: Tensor) -> None:
+    with threads(2):
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=2.0)
+    sys.exit(0 if torch.equal(clusters.labels, expected) else 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_clusters_after_its_parent_did() -> None:
+    embedding = torch.randn(2, 4, 30, 30, generator=torch.Generator().manual_seed(4)).cumsum(-1)
+    with threads(2):
+        expected = cluster_embeddings(embedding, everywhere(embedding), radius=2.0).labels
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_cluster_in_child, args=(embedding, expected)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=60)
+    assert [child.exitcode for child in children] == [0, 0]
+
+
+def test_it_works_without_compilation() -> None:
+    program = (
+        "import torch; from lovasz_embed.clustering import cluster_embeddings\n"
+        "embedding = torch.tensor([[[[0.0, 0.1], [5.0, 0.0]], [[0.0, 0.0], [5.0, 0.2]]]])\n"
+        "mask = torch.ones(1, 2, 2, dtype=torch.bool)\n"
+        "print(cluster_embeddings(embedding, mask, radius=1.0, connected=True).labels.tolist())\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[[[1, 1], [2, 1]]]"
+
+
+# Options
+
+
+def test_min_size_turns_small_clusters_into_noise_beyond_reach_and_into_neighbours_within() -> None:
+    embedding = line(0, 0, 0, 1.5, 9)
+    everything = everywhere(embedding)
+    assert cluster_embeddings(embedding, everything, radius=1.0).labels.tolist() == [[1, 1, 1, 2, 3]]
+    assert cluster_embeddings(embedding, everything, radius=1.0, min_size=2).labels.tolist() == [[1, 1, 1, 0, 0]]
+    wide = cluster_embeddings(embedding, everything, radius=1.0, min_size=2, reach=2.0)
+    assert wide.labels.tolist() == [[1, 1, 1, 1, 0]]
+
+
+def test_reach_below_the_radius_leaves_the_rim_as_noise() -> None:
+    embedding = line(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.9)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, reach=0.5)
+    assert clusters.labels.tolist() == [[1] * 9 + [0]]
+
+
+def test_connected_splits_what_the_embedding_cannot() -> None:
+    embedding = torch.zeros(1, 2, 3, 7)
+    mask = torch.tensor([[[1, 1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1]]]).bool()
+    together = cluster_embeddings(embedding, mask, radius=1.0)
+    assert torch.equal(together.labels, mask.int())
+    parts = cluster_embeddings(embedding, mask, radius=1.0, connected=True)
+    assert parts.labels.tolist() == [[[1, 1, 0, 2, 2, 0, 3], [1, 1, 0, 2, 0, 0, 0], [0, 0, 4, 0, 0, 0, 5]]]
+    assert parts.sizes[0].tolist() == [4, 3, 1, 1, 1]
+    assert parts.margin_ok == (True,)
+    large = cluster_embeddings(embedding, mask, radius=1.0, connected=True, min_size=3)
+    assert large.labels.tolist() == [[[1, 1, 0, 2, 2, 0, 0], [1, 1, 0, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]]]
+
+
+def test_parts_have_centres_and_scores_of_their_own() -> None:
+    embedding = line(0, 0, 5, 0.4, 0.8)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, connected=True)
+    assert clusters.labels.tolist() == [[1, 1, 2, 3, 3]]
+    assert torch.allclose(clusters.centres[0][:, 0], torch.tensor([0.0, 5.0, 0.6]))
+    # Mean squared distances 0, 0 and 0.04 in squared radii.
+    assert torch.allclose(clusters.scores[0], torch.tensor([1.0, 1.0, 0.96]))
+
+
+def test_clusters_never_cross_classes() -> None:
+    embedding = line(0, 0, 0, 0, 7, 7)
+    labels = torch.tensor([[4, 2, 4, -1, 2, 2]])
+    clusters = cluster_embeddings(embedding, labels, radius=1.0)
+    assert clusters.labels.tolist() == [[1, 2, 1, 0, 3, 3]]
+    assert clusters.classes[0].tolist() == [4, 2, 2]
+
+
+@pytest.mark.parametrize("far", [5, 255, 65_535, 65_536, 10**12])
+def test_class_labels_may_be_any_integers(far: int) -> None:
+    labels = torch.tensor([[far, 0, far, -3, -(10**12)]])
+    clusters = cluster_embeddings(line(0, 0, 0, 0, 0), labels, radius=1.0)
+    assert clusters.labels.tolist() == [[1, 2, 1, 0, 0]]
+    assert clusters.classes[0].tolist() == [far, 0]
+
+
+def test_the_score_is_one_minus_the_mean_squared_distance_in_squared_radii() -> None:
+    clusters = cluster_embeddings(line(-0.5, 0.5, 9, 9), everywhere(line(0, 0, 0, 0)), radius=1.0)
+    assert clusters.scores[0].tolist() == [0.75, 1.0]
+    assert clusters.centres[0].tolist() == [[0.0], [9.0]]
+
+
+@pytest.mark.parametrize(("gap", "ok"), [(1.9, False), (2.1, True)])
+def test_margin_ok_says_whether_centres_are_two_radii_apart(gap: float, ok: bool) -> None:
+    embedding = line(0, gap, 50)
+    assert cluster_embeddings(embedding, everywhere(embedding), radius=1.0).margin_ok == (ok,)
+    classes = torch.tensor([[0, 1, 1]])  # centres of different classes may be as close as they like
+    assert cluster_embeddings(embedding, classes, radius=1.0).margin_ok == (True,)
+
+
+# Inputs of every kind
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_floating_dtype_works(dtype: torch.dtype) -> None:
+    embedding = torch.tensor([[[0.0, 0.25, 4.0, 0.0, 4.25]]], dtype=dtype)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert clusters.labels.tolist() == [[1, 1, 2, 1, 2]]
+    assert clusters.labels.dtype == torch.int32
+    assert clusters.centres[0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert clusters.sizes[0].dtype == clusters.classes[0].dtype == torch.int64
+    assert clusters.scores[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16]
+)
+def test_every_label_dtype_works(dtype: torch.dtype) -> None:
+    labels = torch.tensor([[1, 1, 1]]).to(dtype)
+    clusters = cluster_embeddings(line(0, 5, 0), labels, radius=1.0)
+    assert clusters.labels.tolist() == [[1, 2, 1]]
+    assert clusters.classes[0].tolist() == ([0, 0] if dtype == torch.bool else [1, 1])
+
+
+@pytest.mark.parametrize("spatial", [(240,), (12, 20), (6, 4, 10), (2, 3, 4, 10)])
+def test_any_number_of_spatial_dimensions_works(spatial: tuple[int, ...]) -> None:
+    embedding = torch.zeros(1, 3, 240)
+    embedding[:, :, 100:170] = 4.0
+    clusters = cluster_embeddings(
+        embedding.reshape(1, 3, *spatial), torch.ones(1, *spatial, dtype=torch.bool), radius=1.0
+    )
+    assert clusters.labels.shape == (1, *spatial)
+    assert clusters.sizes[0].tolist() == [170, 70]
+
+
+def test_memory_layout_does_not_matter() -> None:
+    scene, _ = upsampled_scene()
+    expected = cluster_embeddings(scene, everywhere(scene), radius=1.3)
+    channels_last = scene.to(memory_format=torch.channels_last)
+    assert equal(cluster_embeddings(channels_last, everywhere(scene), radius=1.3), expected)
+    every_other = torch.stack([scene, scene + 1], -1).flatten(-2)[..., ::2]
+    assert equal(cluster_embeddings(every_other, everywhere(scene), radius=1.3), expected)
+
+
+def test_gradients_are_left_out() -> None:
+    embedding = line(0, 5).requires_grad_()
+    assert not cluster_embeddings(embedding, everywhere(embedding), radius=1.0).centres[0].requires_grad
+
+
+def test_an_empty_mask_has_no_clusters() -> None:
+    clusters = cluster_embeddings(torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool), radius=1.0)
+    assert torch.equal(clusters.labels, torch.zeros(2, 4, 5, dtype=torch.int32))
+    assert [centres.shape for centres in clusters.centres] == [(0, 3), (0, 3)]
+    assert clusters.margin_ok == (True, True)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0), (1, 3, 0, 5)])
+def test_no_pixels_give_no_clusters(shape: tuple[int, ...], connected: bool) -> None:
+    embedding = torch.zeros(shape)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, connected=connected)
+    assert clusters.labels.shape == (shape[0], *shape[2:])
+    assert len(clusters.centres) == len(clusters.margin_ok) == shape[0]
+
+
+def test_one_pixel_is_one_cluster() -> None:
+    clusters = cluster_embeddings(line(3), everywhere(line(3)), radius=1.0)
+    assert clusters.labels.tolist() == [[1]]
+    assert clusters.scores[0].tolist() == [1.0]
+
+
+def test_equal_pixels_are_one_cluster() -> None:
+    embedding = torch.full((1, 5, 40, 50), 0.1)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1e-3)
+    assert clusters.sizes[0].tolist() == [2000]
+
+
+# Errors
+
+
+def test_a_wrong_embedding_fails_clearly() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"embedding must be a floating point tensor, got torch\.int64"):
+        cluster_embeddings(torch.zeros(1, 2, 3, dtype=torch.long), mask, radius=1.0)
+    with pytest.raises(TypeError, match=r"embedding must be a torch\.Tensor, got ndarray"):
+        cluster_embeddings(np.zeros((1, 2, 3)), mask, radius=1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"embedding must have shape \(B, D, \*spatial\) with D >= 1, got \(2, 3\)"):
+        cluster_embeddings(torch.zeros(2, 3), mask, radius=1.0)
+
+
+def test_wrong_labels_fail_clearly() -> None:
+    embedding = torch.zeros(1, 2, 3)
+    with pytest.raises(TypeError, match=r"mask_or_labels must hold integer or boolean labels, got torch\.float32"):
+        cluster_embeddings(embedding, torch.ones(1, 3), radius=1.0)
+    with pytest.raises(ValueError, match=r"mask_or_labels must have shape \(1, 3\) to match embedding"):
+        cluster_embeddings(embedding, torch.ones(1, 4, dtype=torch.bool), radius=1.0)
+    with pytest.raises(ValueError, match="mask_or_labels must be on the device of embedding"):
+        cluster_embeddings(embedding, torch.ones(1, 3, dtype=torch.bool, device="meta"), radius=1.0)
+
+
+@pytest.mark.parametrize("name", ["radius", "reach"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_radius_that_is_not_above_zero_fails_clearly(name: str, value: float) -> None:
+    embedding = torch.zeros(1, 2, 3)
+    options = {"radius": 1.0, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0, got {value}"):
+        cluster_embeddings(embedding, everywhere(embedding), **options)  # type: ignore[arg-type]
+
+
+def test_wrong_options_fail_clearly() -> None:
+    embedding = torch.zeros(1, 2, 3)
+    mask = everywhere(embedding)
+    with pytest.raises(ValueError, match="method must be one of 'margin', got 'kmeans'"):
+        cluster_embeddings(embedding, mask, radius=1.0, method="kmeans")
+    with pytest.raises(ValueError, match="min_size must be at least 1 pixel, got 0"):
+        cluster_embeddings(embedding, mask, radius=1.0, min_size=0)
+    with pytest.raises(TypeError, match="min_size must be an int, in pixels, got float"):
+        cluster_embeddings(embedding, mask, radius=1.0, min_size=2.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="connected must be True or False, got 'yes'"):
+        cluster_embeddings(embedding, mask, radius=1.0, connected="yes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="radius must be a number, got str"):
+        cluster_embeddings(embedding, mask, radius="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_pixel_that_is_not_finite_fails_clearly_if_it_is_to_be_clustered(value: float, dtype: torch.dtype) -> None:
+    embedding = torch.zeros(2, 3, 4, dtype=dtype)
+    embedding[1, 2, 3] = value
+    mask = everywhere(embedding)
+    with pytest.raises(ValueError, match="embedding must be finite everywhere, got 1 NaN or Inf values"):
+        cluster_embeddings(embedding, mask, radius=1.0)
+    mask[1, 3] = False
+    assert cluster_embeddings(embedding, mask, radius=1.0).labels.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+# Connected components
+
+
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_components_are_those_of_scipy(shape: list[int], values: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, values + 1, shape, dtype=np.int32)
+    separate = np.zeros(shape, np.int64)
+    for value in range(1, values + 1):
+        parts, _ = ndimage.label(labels == value)
+        separate[parts > 0] = parts[parts > 0] + (separate.max() + 1)
+    expected = np.zeros(shape, np.int64)
+    expected[labels > 0] = by_first_pixel(separate[labels > 0])
+    found = connected_components(labels)
+    assert found.dtype == np.int32
+    assert np.array_equal(found, expected)
+
+
+def test_a_long_winding_part_is_one() -> None:
+    spiral = np.zeros((101, 101), np.int32)
+    spiral[::2] = 1
+    spiral[1::4, -1] = 1
+    spiral[3::4, 0] = 1
+    assert connected_components(spiral).max() == 1
