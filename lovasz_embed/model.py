@@ -58,16 +58,16 @@ class ModelConfig:
     classes: tuple[str, ...]
     things: tuple[int, ...]
     dims: int = 8
-    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+    widths: tuple[int, ...] = (24, 32, 64, 96, 128)
     stride: int = 1
     coordinates: str = "added"
     unit: float = 10.0
     category_radius: float = 1.1
     instance_radius: float = 1.0
     margin_ratio: float = 0.894
-    reach: float = 1.0
+    reach: float = 1.5
     connected: bool = False
-    min_thing_area: int = 16
+    min_thing_area: int = 20
     min_stuff_area: int = 64
 
     def __post_init__(self) -> None:

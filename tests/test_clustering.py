@@ -164,8 +164,12 @@ def test_noise_tails_and_mixed_pixels_cost_little() -> None:
     embedding, instance = upsampled_scene()
     clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.3, min_size=20, reach=2.6)
     found = clusters.labels[0].numpy()
-    # A tenth of the pixels is mixed; 0.95 leaves half of what these lose (measured: see the assertion below).
-    assert adjusted_rand_score(instance.ravel(), found.ravel()) > 0.95
+    centres = np.stack([np.median(embedding[0].numpy()[:, instance == k], 1) for k in range(12)])
+    pixels = embedding[0].permute(1, 2, 0).numpy()
+    ideal = np.linalg.norm(pixels[:, :, None] - centres, axis=-1).argmin(-1)
+    # A clustering that is told the instances reaches 0.959, because mixed pixels lie nearer to a third one; ours 0.958.
+    known = adjusted_rand_score(instance.ravel(), ideal.ravel())
+    assert adjusted_rand_score(instance.ravel(), found.ravel()) > known - 0.01
     for k in range(12):  # no instance is split: one cluster holds nine tenths of it
         assert np.bincount(found[instance == k]).max() > 0.9 * (instance == k).sum()
 

@@ -41,6 +41,8 @@ def failing_clearly(verb: Callable[Arguments, None]) -> Callable[Arguments, None
         except (ValueError, OSError, ImportError) as error:
             console.print(Text.assemble(("error", "bold red"), ": ", _in_one_line(error)), soft_wrap=True)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt as stop:
+            raise typer.Exit(130) from stop  # what a shell says of it
 
     return checked
 

@@ -31,6 +31,7 @@ from lovasz_embed.visualise import (
 
 SIZE = (96, 96)
 TRAINING_SCENES = 2000
+MOST_THINGS = 10
 UNSEEN_SEED = 1_000_000  # scenes depend on (seed, number): another seed shares none
 
 
@@ -38,7 +39,7 @@ class ScenePictures:
     """Painted scenes as labelled pictures of bytes, the form in which files are read."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self._scenes = StreetScenes(count, seed=seed, size=SIZE)
+        self._scenes = StreetScenes(count, seed=seed, size=SIZE, max_things=MOST_THINGS)
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -59,7 +60,7 @@ class ScenePictures:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run and of demo.png.")] = Path("lovasz-embed-demo"),
-    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 3.5,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 3.75,
     steps: Annotated[int, typer.Option(help="Steps at most.")] = 20_000,
     scenes: Annotated[int, typer.Option(help="Unseen scenes to score.", min=1)] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights and scenes.")] = 0,
@@ -67,8 +68,25 @@ def demo(
 ) -> None:
     """Train on synthetic street scenes for a few minutes, score unseen ones, write a picture."""
     torch.manual_seed(seed)
-    model = PanopticEmbedder(ModelConfig(classes=CLASSES, things=tuple(sorted(THINGS))))
-    config = TrainConfig(steps=steps, minutes=minutes, batch=8, crop=SIZE[0], seed=seed)
+    model = PanopticEmbedder(
+        ModelConfig(
+            classes=CLASSES,
+            things=tuple(sorted(THINGS)),
+            widths=(24, 32, 48, 64, 64),
+            unit=7.0,
+            min_thing_area=24,  # what shows less is not drawn
+        )
+    )
+    config = TrainConfig(
+        steps=steps,
+        minutes=minutes,
+        batch=8,
+        crop=SIZE[0],
+        learning_rate=2.5e-3,
+        warmup=100,
+        jitter=0.0,  # scenes come in all exposures already
+        seed=seed,
+    )
     say(f"training on painted street scenes for at most {minutes:g} minutes")
     with training_bar() as show:
         fit(model, ScenePictures(TRAINING_SCENES, seed), config, out=out, on_step=show)

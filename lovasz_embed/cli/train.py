@@ -29,7 +29,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "instance-map": Preset({"turn": True}, {}),
     "coco-panoptic": Preset(
-        {"crop": 320, "batch": 4, "scale": 1.6},
+        {"crop": 256, "batch": 4, "scale": 1.6},
         {"widths": (32, 64, 96, 128, 160), "stride": 2, "dims": 16, "unit": 32.0},
     ),
 }
@@ -41,7 +41,7 @@ def train(
     format: Annotated[str, typer.Option(help="coco-panoptic or instance-map.")] = "coco-panoptic",
     split: Annotated[str | None, typer.Option(help="Split to train on; 'train' if there is one.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps at most.")] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training at most; 0 is no limit.")] = 18.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training at most; 0 is no limit.")] = 15.0,
     batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of a crop, pixels.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
