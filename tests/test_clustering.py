@@ -24,6 +24,7 @@ from torch.nn.functional import interpolate
 
 from lovasz_embed._ops import margin
 from lovasz_embed._ops.components import connected_components
+from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering import Clusters, cluster_embeddings
 
 
@@ -181,6 +182,14 @@ def test_a_diffuse_instance_with_long_tails_is_not_split() -> None:
     assert len(clusters.sizes[0]) == 1
 
 
+def test_the_few_pixels_beyond_the_radius_of_a_wide_instance_are_no_clusters() -> None:
+    side = torch.linspace(0.55, 1.0, 40)
+    beyond = torch.full((5,), 1.05)
+    embedding = line(*torch.cat([torch.zeros(100), side, -side, beyond, -beyond]).tolist())
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert clusters.labels.tolist() == [[1] * 180 + [0] * 10]
+
+
 def test_two_tight_instances_nearer_than_the_guarantee_asks_are_told_apart() -> None:
     noise = 0.05 * torch.randn(1, 2, 20, 40, generator=torch.Generator().manual_seed(2))
     noise[:, 0, :, 20:] += 1.3  # Δ = 1.3 radius; half way, one window would hold both
@@ -194,6 +203,38 @@ def test_an_embedding_of_pure_noise_ends_with_the_strongest_clusters() -> None:
     with patch.object(margin, "MAX_CENTRES", 3):
         clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
     assert clusters.labels.tolist() == [[1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3]]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.integers(1, 40),
+    st.floats(0.05, 3.0),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_every_pixel_gets_its_nearest_centre(
+    seed: int, dimensions: int, count: int, limit: float, dtype: type[np.floating]
+) -> None:
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(count, dimensions))
+    owners = rng.integers(0, 3, count)
+    pixels = rng.normal(size=(dimensions, 600)).astype(dtype)
+    pixels[:, 1::2] = pixels[:, ::2] + dtype(0.01)  # neighbours alike: the shortcut is taken
+    classes = rng.integers(-1, 3, 600).astype(np.int32)
+    centres, order = margin._Centres.sort(means, owners, 3)
+    sweep = margin._Sweep(pixels, classes, 3, map_threads)
+    totals = sweep.assign(centres, limit)
+    far = 1e6  # a centre of another class
+    distance = np.linalg.norm(pixels.T[:, None] - means[order], axis=-1)
+    distance[classes[:, None] != owners[order]] = far
+    nearest = distance.argmin(1)
+    least = distance.min(1)
+    expected = np.where(least <= limit, nearest + 1, 0)
+    # Where two distances, or one and the limit, agree to rounding either answer is right.
+    second = np.partition(np.c_[distance, np.full(600, 2 * far)], 1, axis=1)[:, 1]
+    clear = ((second - least > 1e-5) | (least == far)) & (np.abs(least - limit) > 1e-5)
+    assert np.array_equal(sweep.labels[clear], expected[clear])
+    assert np.array_equal(totals.counts, np.bincount(sweep.labels, minlength=count + 1)[1:])
 
 
 # Determinism
