@@ -123,6 +123,7 @@ def _sweep(
     scratch = pictures * pixels
     errors = np.empty(scratch, planes.dtype)
     entries = np.empty(scratch, np.int64)
+    steps = np.empty(scratch, planes.dtype)
     spare = np.empty(scratch, np.uint64)
     keys = np.empty(scratch, np.uint64)
     distances = np.empty(_BLOCK, planes.dtype)
@@ -132,10 +133,11 @@ def _sweep(
             distances, errors, entries,
         )  # fmt: skip
         order = _descending(errors[:count], keys, spare)
-        losses[k] = _accumulate(
-            planes, member, k, means[k], radius2[k], margin2, gaussian, wanted, errors, entries, order,
-            count, inside, grad_planes, grad_means[k], grad_radius2,
-        )  # fmt: skip
+        losses[k], grad_radius2[k] = _weigh(
+            member, k, radius2[k], margin2, gaussian, errors, entries, order, inside, steps
+        )
+        if wanted:
+            _push(planes, means[k], entries[:count], steps, grad_planes, grad_means[k])
 
 
 @jit
@@ -189,63 +191,71 @@ def _positive_errors(
 
 
 @jit
-def _accumulate(
-    planes: Array,
+def _weigh(
     member: Array,
     k: int,
-    mean: Array,
     radius2: float,
     margin2: float,
     gaussian: bool,
-    wanted: bool,
     errors: Array,
     entries: Array,
     order: Array,
-    count: int,
     inside: int,
-    grad_planes: Array,
-    grad_mean: Array,
-    grad_radius2: Array,
-) -> float:
-    """Walk the entries by falling error: closed-form weights (DESIGN.md 2.1), loss and gradients."""
-    _, dims, pixels = planes.shape
+    steps: Array,
+) -> tuple[float, float]:
+    """Walk the entries by falling error, with closed-form weights (DESIGN.md 2.1).
+
+    Return the loss and its slope along the squared radius; write its slope along every entry's squared distance.
+    """
+    pixels = member.shape[1]
     falloff = math.log(2.0) / radius2
     loss = 0.0
+    slope_radius = 0.0
     seen = 0  # foreground entries so far
-    for rank in range(count):
-        entry = entries[order[rank]]
-        b = entry // pixels
-        i = entry - b * pixels
-        foreground = member[b, i] == k
+    for rank in range(order.size):
+        place = order[rank]
+        entry = entries[place]
+        foreground = member[entry // pixels, entry % pixels] == k
+        seen += foreground
+        union = float(inside + rank + 1 - seen)
         if foreground:
-            seen += 1
-            union = inside + rank + 1 - seen
             weight = 1.0 / union
         elif inside == 0:
             weight = 1.0 if rank == 0 else 0.0
         else:
-            union = inside + rank + 1 - seen
-            weight = (inside - seen) / (float(union) * (union - 1))
-        error = errors[order[rank]]
+            weight = (inside - seen) / (union * (union - 1))
+        error = errors[place]
         loss += weight * error
-        if not wanted or weight == 0.0:
-            continue
-        # Slope of the error along the squared distance and along the squared radius.
+        signed = weight if foreground else -weight
         if gaussian:
             phi = 1 - 0.5 * error if foreground else 0.5 * error
             slope = 2 * phi * falloff
             distance2 = -math.log(phi) / falloff if phi > 0 else 0.0
-            slope_radius = -slope * distance2 / radius2
+            slope_radius -= signed * slope * distance2 / radius2
         else:
             slope = 1 / margin2
-            slope_radius = -slope
-        step = weight * slope if foreground else -weight * slope
-        grad_radius2[k] += weight * slope_radius if foreground else -weight * slope_radius
-        for d in range(dims):
-            push = 2 * step * (planes[b, d, i] - mean[d])
+            slope_radius -= signed * slope
+        steps[place] = signed * slope
+    return loss, slope_radius
+
+
+@jit
+def _push(planes: Array, mean: Array, entries: Array, steps: Array, grad_planes: Array, grad_mean: Array) -> None:
+    """Add the slopes along the squared distances to the gradients of the embedding and of the node's mean.
+
+    Plane by plane and in the order of the pixels, not of the errors: neighbours in memory follow each other.
+    """
+    _, dims, pixels = planes.shape
+    for d in range(dims):
+        centre = mean[d]
+        total = 0.0
+        for place in range(entries.size):
+            b = entries[place] // pixels
+            i = entries[place] - b * pixels
+            push = 2 * steps[place] * (planes[b, d, i] - centre)
             grad_planes[b, d, i] += push
-            grad_mean[d] -= push
-    return loss
+            total += push
+        grad_mean[d] -= total
 
 
 @jit
