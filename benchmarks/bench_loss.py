@@ -17,7 +17,8 @@ import torch
 from _measure import Measurement, measure, report
 from torch import Tensor
 
-from lovasz_embed.hierarchy import MARGIN_RATIO, hierarchical_lovasz_hinge, panoptic_levels
+from lovasz_embed.hierarchy import hierarchical_lovasz_hinge, panoptic_levels
+from lovasz_embed.hierarchy.levels import MARGIN_RATIO
 from lovasz_embed.lovasz import lovasz_hinge, lovasz_softmax
 
 VOID = 255

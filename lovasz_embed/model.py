@@ -74,8 +74,14 @@ class ModelConfig:
         """Check the values that a hand-written file could get wrong."""
         _check.one_of("coordinates", self.coordinates, COORDINATES)
         _check.one_of("stride", self.stride, (1, 2, 4))
-        for name in ("unit", "category_radius", "instance_radius", "margin_ratio"):
+        for name in ("unit", "category_radius", "instance_radius", "margin_ratio", "reach"):
             _check.positive(name, getattr(self, name))
+        if not self.classes or not self.widths:
+            rule = "hold at least one entry"
+            raise ValueError(_check.message("classes and widths", rule, (self.classes, self.widths)))
+        for name in ("dims", "min_thing_area", "min_stuff_area"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
         least = 3 if self.coordinates == "added" else 1
         if self.dims < least:
             rule = f"be at least {least} for coordinates={self.coordinates!r}"
@@ -170,8 +176,14 @@ class PanopticEmbedder(nn.Module):
         return self.read_off(self(picture))
 
     def read_off(self, embedding: Tensor) -> PanopticResult:
-        """Read categories and instances off an embedding (B, D, H, W) of this model."""
+        """Read categories and instances off an embedding (B, D, H, W) of this model.
+
+        Raises:
+            ValueError: If no class mean is known yet.
+        """
         config = self.config
+        if not bool(self.ncm.counts.any()):
+            raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
         return segment(
             embedding,
             self.ncm.means,
@@ -241,7 +253,10 @@ class PanopticEmbedder(nn.Module):
         if values.pop("own_backbone", False) != (backbone is not None):
             rule = "be given exactly if the model was saved with an own one"
             raise ValueError(_check.message("backbone", rule, type(backbone).__name__))
-        model = cls(ModelConfig(**values), backbone)
+        try:
+            model = cls(ModelConfig(**values), backbone)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_check.message(str(folder / CONFIG), "describe a model", error)) from error
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except (RuntimeError, SafetensorError) as error:
@@ -263,10 +278,16 @@ def prepare(image: NDArray[np.uint8]) -> Tensor:
     The range between the 1st and the 99.8th percentile of the whole picture is stretched, one range for all
     channels: exposure, which says nothing about the content, goes; colour stays.
 
+    Raises:
+        ValueError: If the picture is not uint8 (H, W, 3).
+
     Example:
         >>> prepare(np.zeros((4, 4, 3), np.uint8)).shape
         torch.Size([3, 4, 4])
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}"
+        raise ValueError(_check.message("image", "be bytes of shape (H, W, 3)", got))
     low, high = np.percentile(image, (1, 99.8))
     pixels = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)
     return ((pixels - float(low)) / max(float(high - low), 1.0)).clamp(-0.5, 1.5) * 2 - 1

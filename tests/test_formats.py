@@ -67,9 +67,7 @@ def coco_folder(root: Path, split: str = "val2017") -> Path:
         one_picture([[300, 70000]], Segment(300, 1, True, 1), Segment(70000, 2, True, 1, is_crowd=True)),
     ]
     images = [ImageRecord(5, "000000000005.jpg", 2, 3), ImageRecord(9, "000000000009.jpg", 1, 2)]
-    write_coco_panoptic(
-        root / "annotations" / f"panoptic_{split}.json", results, images=images, categories=CATEGORIES
-    )
+    write_coco_panoptic(root / "annotations" / f"panoptic_{split}.json", results, images=images, categories=CATEGORIES)
     (root / split).mkdir()
     for image in images:
         Image.new("RGB", (image.width or 0, image.height or 0), "white").save(root / split / image.file_name)
@@ -94,9 +92,7 @@ def as_list(samples: list[Sample]) -> list[Sample]:
 
 @given(results=st.lists(panoptic_results(), min_size=1, max_size=3))
 def test_coco_files_give_back_every_segment(results: list[PanopticResult]) -> None:
-    images = [
-        ImageRecord(10 * k, f"{k}.jpg", *result.segmentation.shape[1:]) for k, result in enumerate(results)
-    ]
+    images = [ImageRecord(10 * k, f"{k}.jpg", *result.segmentation.shape[1:]) for k, result in enumerate(results)]
     with tempfile.TemporaryDirectory() as folder:
         write_coco_panoptic(Path(folder, "x.json"), results, images=images, categories=CATEGORIES)
         data = read_coco_panoptic(Path(folder, "x.json"))
@@ -116,9 +112,7 @@ def test_ids_of_24_bits_survive_as_colours(ids: set[int]) -> None:
     ordered = sorted(ids)
     result = one_picture([ordered], *(Segment(i, 1, True, 1) for i in ordered))
     with tempfile.TemporaryDirectory() as folder:
-        write_coco_panoptic(
-            Path(folder, "x.json"), [result], images=[ImageRecord("a", "a.png")], categories=CATEGORIES
-        )
+        write_coco_panoptic(Path(folder, "x.json"), [result], images=[ImageRecord("a", "a.png")], categories=CATEGORIES)
         assert read_coco_panoptic(Path(folder, "x.json")).labels(0).instance.tolist() == [ordered]
 
 
@@ -276,9 +270,7 @@ def test_instance_maps_are_background_and_objects(tmp_path: Path) -> None:
 
 def test_the_index_divides_pictures_into_splits(tmp_path: Path) -> None:
     nuclei_folder(tmp_path)
-    records = [
-        {"name": name, "split": split} for name, split in zip("abc", ["train", "val", "train"], strict=True)
-    ]
+    records = [{"name": name, "split": split} for name, split in zip("abc", ["train", "val", "train"], strict=True)]
     (tmp_path / "index.json").write_text(json.dumps(records))
     assert dataset_splits(tmp_path, format="instance-map") == ("train", "val")
     assert open_dataset(tmp_path, format="instance-map", split="train").names == ("a", "c")
@@ -355,9 +347,7 @@ def test_workers_of_a_data_loader_read_what_the_parent_reads(tmp_path: Path) -> 
         open_pictures(tmp_path / "nuclei/images"),
     ):
         copy = pickle.loads(pickle.dumps(data))
-        loader = DataLoader(
-            copy, batch_size=1, num_workers=2, collate_fn=as_list, multiprocessing_context="fork"
-        )
+        loader = DataLoader(copy, batch_size=1, num_workers=2, collate_fn=as_list, multiprocessing_context="fork")
         for here, (there,) in zip(data, loader, strict=True):
             assert here.name == there.name
             assert np.array_equal(here.image, there.image)
@@ -375,15 +365,11 @@ def test_importing_formats_imports_no_decoder() -> None:
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 26), ("val", 14)])
-def test_real_coco_files_agree_with_their_own_ids_and_areas(
-    shared_data: Path, split: str, count: int
-) -> None:
+def test_real_coco_files_agree_with_their_own_ids_and_areas(shared_data: Path, split: str, count: int) -> None:
     data = open_dataset(shared_data / "coco_panoptic_open", format="coco-panoptic", split=split)
     assert isinstance(data, CocoPanoptic)
     assert (len(data), len(data.categories), len(data.things)) == (count, 133, 80)
-    content = json.loads(
-        (shared_data / f"coco_panoptic_open/annotations/panoptic_{split}2017.json").read_text()
-    )
+    content = json.loads((shared_data / f"coco_panoptic_open/annotations/panoptic_{split}2017.json").read_text())
     for annotation in content["annotations"]:
         [segments] = data.result(data.position_of(annotation["image_id"])).segments
         read = {(s.id, data.categories[s.category].id, s.area, int(s.is_crowd)) for s in segments}

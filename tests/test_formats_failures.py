@@ -97,9 +97,7 @@ def test_a_missing_folder_fails_clearly(tmp_path: Path, format: str) -> None:
 def test_an_empty_folder_fails_clearly(tmp_path: Path) -> None:
     with refuses(tmp_path, "must hold annotations/panoptic_SPLIT.json, got no such file"):
         open_dataset(tmp_path, format="coco-panoptic")
-    with refuses(
-        tmp_path, "must hold a folder labels/, got none. Open pictures without labels with open_pictures."
-    ):
+    with refuses(tmp_path, "must hold a folder labels/, got none. Open pictures without labels with open_pictures."):
         open_dataset(tmp_path, format="instance-map")
     (tmp_path / "labels").mkdir()
     with refuses(tmp_path / "images", "must be a folder of pictures, got nothing there"):
@@ -294,9 +292,7 @@ def test_a_category_that_the_json_does_not_list_fails_clearly(coco: Path) -> Non
         ),
     ],
 )
-def test_an_inconsistent_coco_json_fails_clearly(
-    coco: Path, change: Callable[[Any], object], text: str
-) -> None:
+def test_an_inconsistent_coco_json_fails_clearly(coco: Path, change: Callable[[Any], object], text: str) -> None:
     path = edit(coco, change)
     with pytest.raises(DataError, match=re.escape(text)) as caught:
         read_coco_panoptic(path)
@@ -376,9 +372,7 @@ def test_a_flipped_bit_in_a_png_fails_clearly(nuclei: Path) -> None:
 
 def test_several_planes_in_one_file_fail_clearly(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 4, 3), np.uint16), photometric="minisblack")
-    with refuses(
-        "stack.tif must hold one two-dimensional picture, got axes", "(5, 4, 3). Save one file per plane."
-    ):
+    with refuses("stack.tif must hold one two-dimensional picture, got axes", "(5, 4, 3). Save one file per plane."):
         open_pictures(tmp_path / "stack.tif")[0]
     frames = [Image.new("L", (3, 2)), Image.new("L", (3, 2), 1)]
     frames[0].save(tmp_path / "lzw.tif", save_all=True, append_images=frames[1:], compression="tiff_lzw")
@@ -402,9 +396,7 @@ def test_pixels_that_are_no_colours_fail_clearly(tmp_path: Path) -> None:
 
 def test_labels_that_are_no_integers_fail_clearly(tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "colours.png")
-    with refuses(
-        "colours.png must hold one channel of integer labels, got uint8 of shape (2, 3, 3). Save the"
-    ):
+    with refuses("colours.png must hold one channel of integer labels, got uint8 of shape (2, 3, 3). Save the"):
         read_instance_map(tmp_path / "colours.png")
     tifffile.imwrite(tmp_path / "float.tif", np.ones((2, 3), np.float32))
     with refuses("float.tif must hold one channel of integer labels, got float32"):
@@ -422,9 +414,7 @@ def test_a_coco_png_that_is_not_rgb_fails_clearly(coco: Path) -> None:
         open_dataset(coco, format="coco-panoptic")[0]
 
 
-@pytest.mark.parametrize(
-    ("module", "package", "file"), [("PIL", "Pillow", "x.png"), ("tifffile", "tifffile", "x.tif")]
-)
+@pytest.mark.parametrize(("module", "package", "file"), [("PIL", "Pillow", "x.png"), ("tifffile", "tifffile", "x.tif")])
 def test_a_missing_extra_fails_clearly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str, file: str
 ) -> None:
@@ -460,9 +450,7 @@ def test_labels_that_are_no_instance_map_fail_clearly(tmp_path: Path) -> None:
         write_instance_map(tmp_path / "x.jpg", np.ones((2, 3), np.int64))
     with pytest.raises(TypeError, match="labels must be integers, got float64"):
         write_instance_map(tmp_path / "x.png", np.ones((2, 3)))
-    with pytest.raises(
-        ValueError, match=re.escape("labels must have shape (H, W), got (1, 2, 3). Write one file per")
-    ):
+    with pytest.raises(ValueError, match=re.escape("labels must have shape (H, W), got (1, 2, 3). Write one file per")):
         write_instance_map(tmp_path / "x.png", np.ones((1, 2, 3), np.int64))
     with pytest.raises(ValueError, match="labels must be 0 or above, got -1"):
         write_instance_map(tmp_path / "x.png", -np.ones((2, 3), np.int64))
@@ -516,9 +504,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for keep in ("holiday.png", "notes.txt"):
         (tmp_path / "out" / keep).touch()
-        with refuses(
-            tmp_path / "out", "must be free for the PNGs of out.json, got other files. Choose another"
-        ):
+        with refuses(tmp_path / "out", "must be free for the PNGs of out.json, got other files. Choose another"):
             write_coco_panoptic(tmp_path / "out.json", [picture()] * 2, images=IMAGES, categories=CATEGORIES)
         assert (tmp_path / "out" / keep).exists()
         (tmp_path / "out.json").touch()  # PNGs beside a JSON are earlier results, a text file is not

@@ -23,9 +23,7 @@ from lovasz_embed.hierarchy import (
 ENGINES = ("reference", "numba")
 
 
-def random_case(
-    seed: int, *, dims: int = 3, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
+def random_case(seed: int, *, dims: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     """Embedding (2, D, 6, 5), semantic with void, instance with gaps in its ids."""
     generator = torch.Generator().manual_seed(seed)
     embedding = 2 * torch.randn(2, dims, 6, 5, dtype=dtype, generator=generator)
@@ -86,9 +84,7 @@ def test_every_level_is_the_mean_of_its_nodes_lovasz_extensions(impl: str, kerne
 @pytest.mark.parametrize("kernel", ["margin", "gaussian"])
 @pytest.mark.parametrize("negatives", ["all", "siblings"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_numba_equals_the_reference_in_value_and_gradient(
-    kernel: str, negatives: str, dtype: torch.dtype
-) -> None:
+def test_numba_equals_the_reference_in_value_and_gradient(kernel: str, negatives: str, dtype: torch.dtype) -> None:
     embedding, semantic, instance = random_case(0, dims=8, dtype=dtype)
     results = []
     for impl in ENGINES:
@@ -184,9 +180,7 @@ def test_siblings_are_blind_to_other_categories() -> None:
     semantic = torch.tensor([[0, 1, 1, 2]])
     instance = torch.tensor([[0, 1, 2, 1]])
     levels = panoptic_levels(semantic, instance, things={1, 2})
-    apart = torch.tensor(
-        [[[0.0, 10.0, 20.0, 10.0]]]
-    )  # instance 1 of category 2 lies on instance 1 of category 1
+    apart = torch.tensor([[[0.0, 10.0, 20.0, 10.0]]])  # instance 1 of category 2 lies on instance 1 of category 1
     everyone = hierarchical_lovasz_hinge(apart, levels, negatives="all").per_level[1]
     siblings = hierarchical_lovasz_hinge(apart, levels, negatives="siblings").per_level[1]
     assert siblings == 0
@@ -205,9 +199,7 @@ def test_three_levels_are_the_same_call(impl: str) -> None:
     )
     embedding = torch.randn(1, 4, 4, 6, dtype=torch.float64, generator=generator).requires_grad_()
     result = hierarchical_lovasz_hinge(embedding, levels, negatives="siblings", impl=impl)
-    torch.testing.assert_close(
-        result.loss.detach(), result.per_level @ result.per_level.new_tensor([1, 0.5, 0.25])
-    )
+    torch.testing.assert_close(result.loss.detach(), result.per_level @ result.per_level.new_tensor([1, 0.5, 0.25]))
     assert [len(nodes.loss) for nodes in result.per_node] == [3, 12, 24]
     everyone = hierarchical_lovasz_hinge(embedding, levels, impl=impl)
     for value, level in zip(everyone.per_level, levels, strict=True):
@@ -263,9 +255,7 @@ EDGE_CASES = {
 @pytest.mark.parametrize("impl", ENGINES)
 @pytest.mark.parametrize("case", EDGE_CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_edge_cases_give_a_finite_loss_attached_to_the_graph(
-    impl: str, case: str, dtype: torch.dtype
-) -> None:
+def test_edge_cases_give_a_finite_loss_attached_to_the_graph(impl: str, case: str, dtype: torch.dtype) -> None:
     semantic, instance = (tensor.long() for tensor in EDGE_CASES[case])
     embedding = torch.randn(len(semantic), 3, *semantic.shape[1:]).to(dtype).requires_grad_()
     levels = panoptic_levels(semantic, instance, things={1})
@@ -304,9 +294,7 @@ def test_volumes_and_point_lists_are_pictures_too(impl: str) -> None:
     expected = hierarchical_lovasz_hinge(embedding, levels_of(semantic, instance), impl=impl).loss
     for shape in ((30,), (2, 3, 5)):
         reshaped = levels_of(semantic.view(2, *shape), instance.view(2, *shape))
-        assert torch.equal(
-            expected, hierarchical_lovasz_hinge(embedding.view(2, 3, *shape), reshaped, impl=impl).loss
-        )
+        assert torch.equal(expected, hierarchical_lovasz_hinge(embedding.view(2, 3, *shape), reshaped, impl=impl).loss)
 
 
 def test_loss_does_not_depend_on_the_number_of_threads() -> None:

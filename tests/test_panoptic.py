@@ -118,9 +118,7 @@ def test_every_integer_dtype_and_layout_gives_the_same(dtype: torch.dtype) -> No
     expected = PanopticResult.from_maps(semantic, instance, things=THINGS)
     assert PanopticResult.from_maps(semantic.to(dtype), instance.to(dtype), things=THINGS) == expected
     strided = semantic.to(dtype).mT.contiguous().mT
-    assert (
-        PanopticResult.from_maps(strided, instance.bool() * 1 + (instance > 1) * 1, things=[1, 3]) == expected
-    )
+    assert PanopticResult.from_maps(strided, instance.bool() * 1 + (instance > 1) * 1, things=[1, 3]) == expected
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 3), (1, 1), (1, 1, 1, 1)])
@@ -214,9 +212,7 @@ def test_coco_boxes_and_areas_enclose_the_segments(maps: LabelMaps) -> None:
 
 
 def test_a_coco_record_is_named_as_the_data_set_names_it() -> None:
-    result = PanopticResult(
-        torch.full((1, 1, 2), 2, dtype=torch.int32), ((Segment(2, 3, True, 2, 1.0, True),),)
-    )
+    result = PanopticResult(torch.full((1, 1, 2), 2, dtype=torch.int32), ((Segment(2, 3, True, 2, 1.0, True),),))
     ((record, png),) = result.to_coco(np.array([285]), CATEGORY_IDS)
     assert record == {
         "image_id": 285,
@@ -275,12 +271,8 @@ def test_scores_follow_their_clusters() -> None:
 
 
 @given(label_maps(), st.integers(0, 3), st.integers(0, 3))
-def test_assembly_does_what_a_loop_over_pixels_does(
-    maps: LabelMaps, thing_area: int, stuff_area: int
-) -> None:
-    result = assemble(
-        maps.semantic, maps.instance, things=THINGS, min_thing_area=thing_area, min_stuff_area=stuff_area
-    )
+def test_assembly_does_what_a_loop_over_pixels_does(maps: LabelMaps, thing_area: int, stuff_area: int) -> None:
+    result = assemble(maps.semantic, maps.instance, things=THINGS, min_thing_area=thing_area, min_stuff_area=stuff_area)
     for row, (semantic, clusters) in enumerate(zip(maps.semantic, maps.instance, strict=True)):
         pixels = list(zip(semantic.flatten().tolist(), clusters.flatten().tolist(), strict=True))
         votes: dict[int, Counter[int]] = {}
@@ -389,9 +381,7 @@ def test_an_ignore_index_that_is_a_category_fails_clearly() -> None:
 
 
 def test_pictures_of_two_sizes_fail_clearly() -> None:
-    with pytest.raises(
-        ValueError, match=r"pictures must have one size, got \(1, 1\) and \(1, 2\). Keep them"
-    ):
+    with pytest.raises(ValueError, match=r"pictures must have one size, got \(1, 1\) and \(1, 2\). Keep them"):
         PanopticResult.from_pictures([one_picture(1), one_picture(1, 1)])
     with pytest.raises(ValueError, match="pictures must hold at least one result, got none"):
         PanopticResult.from_pictures([])
@@ -403,9 +393,7 @@ LABELS = torch.ones(1, 2, 2, dtype=torch.int64)
 @pytest.mark.parametrize("make", [PanopticResult.from_maps, assemble])
 def test_label_maps_that_do_not_fit_fail_clearly(make: Any) -> None:
     second = "instance" if make is not assemble else "cluster_labels"
-    with pytest.raises(
-        ValueError, match=rf"{second} must have shape \(1, 2, 2\) to match semantic, got \(1, 4\)"
-    ):
+    with pytest.raises(ValueError, match=rf"{second} must have shape \(1, 2, 2\) to match semantic, got \(1, 4\)"):
         make(LABELS, LABELS.view(1, 4), things={1})
     with pytest.raises(TypeError, match=rf"{second} must hold integer or boolean labels, got torch.float32"):
         make(LABELS, LABELS.float(), things={1})
@@ -420,27 +408,21 @@ def test_label_maps_that_do_not_fit_fail_clearly(make: Any) -> None:
         with pytest.raises(ValueError, match=rf"{rule}, got {wrong}"):
             make(LABELS * wrong, LABELS, things={1})
     for things in (1, None, [1.5], "ab"):
-        with pytest.raises(
-            TypeError, match=r"things must be a collection of category ids, got .*For example"
-        ):
+        with pytest.raises(TypeError, match=r"things must be a collection of category ids, got .*For example"):
             make(LABELS, LABELS, things=things)
 
 
 def test_a_crowd_that_does_not_fit_fails_clearly() -> None:
     with pytest.raises(TypeError, match=r"crowd must be a bool tensor, got torch.int64"):
         PanopticResult.from_maps(LABELS, LABELS, things={1}, crowd=LABELS)
-    with pytest.raises(
-        ValueError, match=r"crowd must have shape \(1, 2, 2\) to match semantic, got \(1, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"crowd must have shape \(1, 2, 2\) to match semantic, got \(1, 4\)"):
         PanopticResult.from_maps(LABELS, LABELS, things={1}, crowd=LABELS.bool().view(1, 4))
 
 
 def test_scores_that_do_not_fit_fail_clearly() -> None:
     with pytest.raises(ValueError, match=r"scores must hold one entry per picture \(1\), got 0"):
         assemble(LABELS, LABELS, things={1}, scores=[])
-    with pytest.raises(
-        ValueError, match=r"scores must have shape \(K,\) with K >= 3.*picture 0\), got \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"scores must have shape \(K,\) with K >= 3.*picture 0\), got \(2,\)"):
         assemble(LABELS, LABELS * 3, things={1}, scores=[torch.ones(2)])
 
 
@@ -460,16 +442,12 @@ def test_what_cannot_become_coco_fails_clearly() -> None:
         one_picture(1).to_coco([1], file_names=[])
     with pytest.raises(ValueError, match=r"segments must have ids of 24 bits \(image 5, segment 16777216\)"):
         one_picture(2**24).to_coco([5])
-    with pytest.raises(
-        ValueError, match=r"category_ids must have an entry .*\(image 5, segment 1\), got none"
-    ):
+    with pytest.raises(ValueError, match=r"category_ids must have an entry .*\(image 5, segment 1\), got none"):
         one_picture(1).to_coco([5], category_ids=[])
     with pytest.raises(ValueError, match=r"category_ids must be distinct, got \[3, 3\]"):
         one_picture(1).to_coco([5], category_ids=[3, 3])
     absent = PanopticResult(torch.zeros(1, 1, 1, dtype=torch.int32), ((Segment(1, 0, False, 1),),))
-    with pytest.raises(
-        ValueError, match=r"segmentation must hold each of its segments \(image 5, segment 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"segmentation must hold each of its segments \(image 5, segment 1\)"):
         absent.to_coco([5])
 
 
@@ -509,21 +487,15 @@ def test_what_is_no_coco_picture_fails_clearly() -> None:
         read([record], [PNG.astype(np.int64)])
     with pytest.raises(TypeError, match=r"pngs must be uint8 arrays \(image 4\), got str"):
         read([record], ["a.png"])
-    with pytest.raises(
-        ValueError, match=r"pngs must have shape \(H, W, 3\) \(image 4\), got \(1, 2\). Open the"
-    ):
+    with pytest.raises(ValueError, match=r"pngs must have shape \(H, W, 3\) \(image 4\), got \(1, 2\). Open the"):
         read([record], [PNG[..., 0]])
     with pytest.raises(ValueError, match=r"pngs must hold one entry per picture \(1\), got 2"):
         read([record], [PNG, PNG])
     with pytest.raises(ValueError, match=r"annotations must hold at least one record, got none"):
         read([], [])
-    with pytest.raises(
-        ValueError, match=r"annotations must hold segments_info \(image 4\), got \['image_id'\]"
-    ):
+    with pytest.raises(ValueError, match=r"annotations must hold segments_info \(image 4\), got \['image_id'\]"):
         read([{"image_id": 4}], [PNG])
-    with pytest.raises(
-        ValueError, match=r"pngs must have one size, got .*Read pictures of each size on their"
-    ):
+    with pytest.raises(ValueError, match=r"pngs must have one size, got .*Read pictures of each size on their"):
         read([record, record], [PNG, PNG.transpose(1, 0, 2)])
     with pytest.raises(ValueError, match=r"category_ids must be distinct, got \[7, 12, 7\]"):
         read([record], [PNG], (7, 12, 7))

@@ -47,9 +47,7 @@ def pairs(draw: st.DrawFn) -> Pair:
     agree = labels([0, 1, 1, 1]).bool()
     truth = PanopticResult.from_maps(semantic, instance, things=THINGS, crowd=crowd)
     predicted = torch.where(agree, semantic, labels([0, 1, 2, 3, VOID]))
-    prediction = PanopticResult.from_maps(
-        predicted, torch.where(agree, instance, labels([0, 1, 2, 3])), things=THINGS
-    )
+    prediction = PanopticResult.from_maps(predicted, torch.where(agree, instance, labels([0, 1, 2, 3])), things=THINGS)
     return prediction, truth
 
 
@@ -232,9 +230,7 @@ def test_hotcoco_scores_real_pictures_the_same(shared_data: Path) -> None:
     for record in content["annotations"]:
         png = np.asarray(Image.open(folder / "panoptic_val2017" / record["file_name"]).convert("RGB"))
         entries = [{**e, "category_id": group[e["category_id"]]} for e in record["segments_info"]]
-        truth = PanopticResult.from_coco(
-            [{**record, "segments_info": entries}], [png], range(CLASSES), THINGS
-        )
+        truth = PanopticResult.from_coco([{**record, "segments_info": entries}], [png], range(CLASSES), THINGS)
         semantic, instance = (m.roll((9, 14), (1, 2)) for m in (truth.semantic(), truth.instance()))
         prediction = PanopticResult.from_maps(semantic, instance, things=THINGS)
         metric.update(prediction, truth)
@@ -398,16 +394,12 @@ def test_two_gloo_processes_equal_one(tmp_path: Path) -> None:
 
 
 def test_pictures_of_other_sizes_fail_clearly() -> None:
-    with pytest.raises(
-        ValueError, match=r"prediction must have shape \(1, 1, 2\) to match truth, got \(1, 1, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"prediction must have shape \(1, 1, 2\) to match truth, got \(1, 1, 3\)"):
         score(row(1, 1, 1), row(1, 1))
 
 
 def test_pictures_on_two_devices_fail_clearly() -> None:
-    with pytest.raises(
-        ValueError, match=r"prediction must be on the device of truth \(cpu\), got meta. Move it"
-    ):
+    with pytest.raises(ValueError, match=r"prediction must be on the device of truth \(cpu\), got meta. Move it"):
         score(row(1, 1).to("meta"), row(1, 1))
 
 

@@ -67,9 +67,7 @@ def hue_distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
         ((0, 0, 255), 0.45201, -0.03246, -0.31153),
     ],
 )
-def test_oklab_has_its_published_values(
-    colour: tuple[int, int, int], light: float, a: float, b: float
-) -> None:
+def test_oklab_has_its_published_values(colour: tuple[int, int, int], light: float, a: float, b: float) -> None:
     found, chroma, hue = _to_polar(np.array(colour, dtype=np.uint8))
     # The published values have five digits.
     assert (found, chroma * np.cos(hue), chroma * np.sin(hue)) == pytest.approx((light, a, b), abs=1e-5)
@@ -143,9 +141,7 @@ def test_every_usual_image_becomes_one_picture(image: torch.Tensor | NDArray[np.
 def test_another_image_fails_clearly() -> None:
     with pytest.raises(ValueError, match=r"image must have shape \(1 or 3, H, W\), got \(1, 3, 2, 2\)"):
         as_picture(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(
-        TypeError, match="image must be a uint8 array or a floating point tensor, got float64"
-    ):
+    with pytest.raises(TypeError, match="image must be a uint8 array or a floating point tensor, got float64"):
         as_picture(np.zeros((2, 2, 3)))
     with pytest.raises(TypeError, match="image must be a uint8 array or a floating point tensor, got int64"):
         as_picture(torch.zeros(3, 2, 2, dtype=torch.int64))
@@ -222,9 +218,7 @@ def test_contours_stay_one_pixel_wide_when_enlarged() -> None:
 def test_an_instance_keeps_its_colour_in_another_picture() -> None:
     def picture(segments: tuple[Segment, ...]) -> NDArray[np.uint8]:
         ids = torch.tensor([[[segment.id for segment in segments]]], dtype=torch.int32)
-        return overlay(
-            grey(1, len(segments)), PanopticResult(ids, (segments,)), palette=PALETTE, contours=False
-        )
+        return overlay(grey(1, len(segments)), PanopticResult(ids, (segments,)), palette=PALETTE, contours=False)
 
     one, two = Segment(4, 3, True, 1), Segment(9, 3, True, 1)
     assert picture((two,))[0, 0].tolist() == picture((one, two))[0, 1].tolist()
@@ -240,9 +234,7 @@ def test_pictures_of_every_size_can_be_painted(height: int, width: int, scale: i
 
 
 def test_an_overlay_that_does_not_fit_fails_clearly(scene: Scene, result: PanopticResult) -> None:
-    with pytest.raises(
-        ValueError, match=r"result must be one picture of the image's 8 x 96 pixels, got shape"
-    ):
+    with pytest.raises(ValueError, match=r"result must be one picture of the image's 8 x 96 pixels, got shape"):
         overlay(grey(8, 96), result)
     batch = PanopticResult.from_pictures([result, result])
     with pytest.raises(ValueError, match=r"got shape \(2, 96, 96\)\. One picture of a batch is result\[i\]"):
@@ -251,9 +243,7 @@ def test_an_overlay_that_does_not_fit_fails_clearly(scene: Scene, result: Panopt
         overlay(scene.image, result, alpha=1.5)
     with pytest.raises(ValueError, match="scale must be at least 1, got 0"):
         overlay(scene.image, result, scale=0)
-    with pytest.raises(
-        ValueError, match=r"palette must hold every category of the result \(1\), got 1 categor"
-    ):
+    with pytest.raises(ValueError, match=r"palette must hold every category of the result \(1\), got 1 categor"):
         overlay(scene.image, result, palette=Palette.of(["sky"], things=()))
 
 
@@ -325,9 +315,7 @@ def test_an_embedding_without_colours_fails_clearly() -> None:
 
 
 @given(classes=st.integers(2, 6), absent=st.integers(0, 1), seed=st.integers(0, 999))
-def test_the_map_shows_the_nearest_mean_and_how_near_the_second_is(
-    classes: int, absent: int, seed: int
-) -> None:
+def test_the_map_shows_the_nearest_mean_and_how_near_the_second_is(classes: int, absent: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     embedding = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
     means = torch.randn(classes, 3, generator=generator, dtype=torch.float64)
@@ -356,9 +344,7 @@ def test_a_map_longer_than_one_chunk_is_seamless() -> None:
 
 
 def test_class_means_that_do_not_fit_fail_clearly() -> None:
-    with pytest.raises(
-        ValueError, match=r"class_means must have shape \(C, 3\) to match embedding, got \(4, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"class_means must have shape \(C, 3\) to match embedding, got \(4, 2\)"):
         class_mean_map(torch.zeros(3, 2, 2), torch.zeros(4, 2))
     with pytest.raises(TypeError, match=r"class_means must be a floating point tensor, got torch\.int64"):
         class_mean_map(torch.zeros(3, 2, 2), torch.zeros(4, 3, dtype=torch.int64))
@@ -418,9 +404,7 @@ def test_a_panel_without_order_fails_clearly() -> None:
         panel({})
     with pytest.raises(ValueError, match=r"columns must hold as many pictures each, got \[1, 2\]"):
         panel({"a": grey(2, 2), "b": [grey(2, 2), grey(2, 2)]})
-    with pytest.raises(
-        ValueError, match=r"columns must hold uint8 pictures \(H, W, 3\), got float64 of shape"
-    ):
+    with pytest.raises(ValueError, match=r"columns must hold uint8 pictures \(H, W, 3\), got float64 of shape"):
         panel({"a": np.zeros((2, 2, 3))})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="height must be a finite number above 0, got 0"):
         panel({"a": grey(2, 2)}, height=0)
@@ -438,13 +422,9 @@ def test_a_file_holds_the_picture_and_nothing_lies_beside_it(tmp_path: Path) -> 
 def test_a_file_that_cannot_be_written_fails_clearly(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path must end in \.png, got picture\.jpg"):
         save_png(tmp_path / "picture.jpg", grey(2, 2))
-    with pytest.raises(
-        ValueError, match=r"picture must be uint8 \(H, W, 3\) or \(H, W\), got uint8 of shape"
-    ):
+    with pytest.raises(ValueError, match=r"picture must be uint8 \(H, W, 3\) or \(H, W\), got uint8 of shape"):
         save_png(tmp_path / "picture.png", np.zeros((2, 2, 4), dtype=np.uint8))
-    with pytest.raises(
-        FileNotFoundError, match=r"path must lie in a folder that exists, got .*Create it first"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"path must lie in a folder that exists, got .*Create it first"):
         save_png(tmp_path / "none" / "picture.png", grey(2, 2))
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OSError, match=r"folder\.png"):
@@ -452,9 +432,7 @@ def test_a_file_that_cannot_be_written_fails_clearly(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
 
 
-def test_without_pillow_panels_and_files_fail_clearly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pillow_panels_and_files_fail_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     text = r'^Pillow is needed for pictures: pip install "lovasz-embed\[viz\]"$'
     with pytest.raises(ImportError, match=text):

@@ -35,6 +35,11 @@ PRESETS = {
 }
 
 
+def preset(format: str) -> Preset:
+    """Return the preset of a format; one without has the defaults."""
+    return PRESETS.get(format, Preset({}, {}))
+
+
 def train(
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if it is not there.")],
@@ -57,7 +62,7 @@ def train(
     given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
     options: dict[str, Any] = {
         "steps": 20_000,
-        **PRESETS[format].training,
+        **preset(format).training,
         **{name: value for name, value in given.items() if value is not None},
         "minutes": minutes or None,
         "seed": seed,
@@ -91,7 +96,7 @@ def train(
 def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:
     """Return the reference model's configuration for a data set."""
     names = tuple(category.name for category in dataset.categories)
-    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **PRESETS[format].model)
+    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **preset(format).model)
 
 
 @contextmanager

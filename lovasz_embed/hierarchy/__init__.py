@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lovasz_embed.hierarchy.levels import MARGIN_RATIO, Level, panoptic_levels
+from lovasz_embed.hierarchy.levels import Level, panoptic_levels
 from lovasz_embed.hierarchy.loss import (
     HierarchicalLoss,
     HierarchicalLovaszHinge,
@@ -11,7 +11,6 @@ from lovasz_embed.hierarchy.loss import (
 )
 
 __all__ = [
-    "MARGIN_RATIO",
     "HierarchicalLoss",
     "HierarchicalLovaszHinge",
     "Level",

@@ -36,8 +36,6 @@ def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Ite
         >>> tuple(result.segmentation.shape)
         (1, 20, 30)
     """
-    if not bool(model.ncm.counts.any()):
-        raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
     model.eval()
     device = next(model.parameters()).device
     for image in images:
