@@ -310,9 +310,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 class StandardisedConv2d(nn.Conv2d):
     """A 3 × 3 convolution whose weights, not whose outputs, are normalised: mean 0 and norm 1, times a learnt gain.
 
-    Batch statistics would differ between training crops and whole pictures: on the nuclei the foreground IoU fell
-    from 0.73 to 0.57 when batch normalisation went from batch to running statistics. This layer has none, so that a
-    crop embeds as the whole picture does, at any batch size.
+    Statistics of activations would differ between training crops and whole pictures: with batch normalisation the
+    foreground IoU on 25 nuclei pictures was 0.73 by each picture's own statistics and 0.57 by the running ones. This
+    layer has none, so that a crop embeds as the whole picture does, at any batch size.
 
     References:
         Qiao et al., Weight Standardization, arXiv 1903.10520; the gain for ReLU follows Brock et al., arXiv 2101.08692.
