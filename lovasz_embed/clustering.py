@@ -73,8 +73,9 @@ def cluster_embeddings(
     A level of the loss with radius r, inner radius a and outer radius b, r² = (a² + b²) / 2, trains towards δ <= a:
     for b = 3a and `radius` = r the condition reads Δ > 4.24 a.
 
-    Beyond the guarantee (tails, mixed pixels along borders, closer means) a weak mode does not split an instance: it
-    counts only if it is farther than `radius` from all stronger ones and most of its pixels are.
+    Beyond the guarantee (tails, mixed pixels along borders, closer means) weak modes do not split an instance: a mode
+    counts only if it is farther than `radius` from all denser ones, and one found among what was left only if most of
+    the pixels nearest to it were left as well.
 
     Args:
         embedding: Floats (B, D, *spatial), embedding units, of any number of spatial dimensions.

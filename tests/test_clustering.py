@@ -22,7 +22,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lovasz_embed._ops import margin
+from lovasz_embed._ops import margin, mode_kernels
 from lovasz_embed._ops.components import connected_components
 from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering import Clusters, cluster_embeddings
@@ -176,9 +176,9 @@ def test_noise_tails_and_mixed_pixels_cost_little() -> None:
 
 
 def test_a_diffuse_instance_with_long_tails_is_not_split() -> None:
-    embedding = torch.randn(1, 8, 50, 50, generator=torch.Generator().manual_seed(1)) * 0.25
-    # Distances to the mean: 0.7 radius on average, 4 % beyond the radius.
-    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, min_size=25)
+    embedding = torch.randn(1, 8, 50, 50, generator=torch.Generator().manual_seed(1)) * 0.3
+    # Distances to the mean: 0.8 radius on average, a fifth of the pixels beyond the radius.
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
     assert len(clusters.sizes[0]) == 1
 
 
@@ -190,12 +190,20 @@ def test_the_few_pixels_beyond_the_radius_of_a_wide_instance_are_no_clusters() -
     assert clusters.labels.tolist() == [[1] * 180 + [0] * 10]
 
 
-def test_two_tight_instances_nearer_than_the_guarantee_asks_are_told_apart() -> None:
-    noise = 0.05 * torch.randn(1, 2, 20, 40, generator=torch.Generator().manual_seed(2))
-    noise[:, 0, :, 20:] += 1.3  # Δ = 1.3 radius; half way, one window would hold both
-    clusters = cluster_embeddings(noise, everywhere(noise), radius=1.0)
-    assert clusters.sizes[0].tolist() == [400, 400]
+def test_close_instances_are_told_apart_even_from_a_pixel_between_them() -> None:
+    # Δ = 1.3 radius. The first pixel of each lies towards the other: a window of one radius around it holds both.
+    one = torch.cat([torch.tensor([0.25]), torch.linspace(-0.1, 0.1, 100)])
+    embedding = line(*torch.cat([one, 1.3 - one]).tolist())
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert clusters.labels.tolist() == [[1] * 101 + [2] * 101]
     assert clusters.margin_ok == (False,)
+
+
+def test_pixels_belong_to_the_mean_of_all_pixels_and_not_of_the_sample() -> None:
+    embedding = line(*[-0.3, 0.3] * 20)
+    with patch.object(margin, "SAMPLES", 20):  # every second pixel: they are all alike
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, reach=0.4)
+    assert clusters.labels.tolist() == [[1] * 40]
 
 
 def test_an_embedding_of_pure_noise_ends_with_the_strongest_clusters() -> None:
@@ -235,6 +243,22 @@ def test_every_pixel_gets_its_nearest_centre(
     clear = ((second - least > 1e-5) | (least == far)) & (np.abs(least - limit) > 1e-5)
     assert np.array_equal(sweep.labels[clear], expected[clear])
     assert np.array_equal(totals.counts, np.bincount(sweep.labels, minlength=count + 1)[1:])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.05, 3.0), st.floats(0.05, 3.0))
+def test_the_density_counts_every_pixel_of_the_window(seed: int, dimensions: int, cover: float, radius: float) -> None:
+    points = np.random.default_rng(seed).normal(size=(200, dimensions))
+    owner = np.empty(200, np.int64)
+    leaders = np.empty((dimensions, 200))
+    count = mode_kernels.choose_leaders(points, cover, owner, leaders)
+    assert np.linalg.norm(points - leaders[:, owner].T, axis=1).max() <= cover
+    order = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[order], np.arange(count + 1))
+    leaders = leaders[:, :count].copy()
+    found = np.empty(count, np.int64)
+    mode_kernels.density(points[order], leaders, first, cover, radius, found)
+    expected = (np.linalg.norm(points[:, :, None] - leaders, axis=1) <= radius).sum(0)
+    assert found.tolist() == expected.tolist()
 
 
 # Determinism

@@ -59,10 +59,7 @@ def cluster_picture(
     """
     sweep = _Sweep(planar, classes, int(classes.max(initial=-1)) + 1, run)
     centres = _search(sweep, shape, radius, min_size)
-    large = sweep.assign(centres, reach).counts >= min_size
-    if not large.all():  # pixels of a cluster that is too small join the next centre within reach
-        centres = centres.select(large)
-        sweep.assign(centres, reach)
+    sweep.assign(centres, reach)
     labels = sweep.labels
     if connected:
         labels = connected_components(labels.reshape(shape)).reshape(-1)
@@ -100,10 +97,7 @@ def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int)
         totals = sweep.assign(centres, radius)
         # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
         fresh = np.bincount(sweep.labels[unlabelled], minlength=len(later) + 1)[1:]
-        keep = ~later | (2 * fresh >= totals.counts)
-        weight = np.where(later, totals.counts, len(sweep.classes))
-        mode_kernels.drop_close(centres.means, centres.first, radius, weight, keep)
-        centres = centres.select(keep)
+        centres = centres.select(~later | (2 * fresh >= totals.counts))
     return centres
 
 
@@ -114,9 +108,7 @@ def _find(
     modes, explained = _propose(sweep, sampled, known, radius)
     totals = sweep.assign(modes, radius)
     centres = _Centres(totals.means(), modes.classes, modes.first, modes.axis)
-    keep = totals.counts >= min_size
-    mode_kernels.drop_close(centres.means, centres.first, radius, totals.counts, keep)
-    return centres.select(keep), explained
+    return centres.select(totals.counts >= min_size), explained
 
 
 def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:

@@ -13,7 +13,6 @@ from .jit import jit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
-Flags = NDArray[np.bool_]
 
 _STEPS = 50  # a flat kernel over finitely many points stops by itself, nearly always within ten steps
 _REST = 1e-8  # squared step, in squared radii, at which it counts as standing still
@@ -135,11 +134,7 @@ def find_modes(
 
     From every leader that is farther than `radius` from all modes found before, the flat kernel climbs: with half
     the radius, so that it does not halt between two close instances, then with the radius, whose fixed point is
-    the mean of a lone instance. Where it comes to rest is a mode if
-
-    1. it is farther than `radius` from every mode known or found before,
-    2. at most half of the points within `radius` of it lie within `radius` of modes found before: one that
-       lives on the points of another is its fragment.
+    the mean of a lone instance. Where it comes to rest is a mode if it is farther than `radius` from all others.
 
     Args:
         points: (n, D), sorted by their leader.
@@ -159,16 +154,12 @@ def find_modes(
     centre = np.empty(dimensions, np.float64)
     total = np.empty(dimensions, np.float64)
     explained = np.zeros(points.shape[0], np.bool_)
-    refused = np.empty((dimensions, starts), np.float64)
-    refusals = 0
     found = known
     for j in order:
         if found == modes.shape[1]:
             break
         centre[:] = leaders[:, j]
         close = _is_near(modes, found, centre, limit, distance)
-        if close or _is_near(refused, refusals, centre, limit, distance):
-            continue
         for share in (0.5, 1.0):
             if close:
                 break
@@ -191,13 +182,6 @@ def find_modes(
         if close:
             continue
         count = _ball(points, leaders, first, cover, centre, radius, distance, inside)
-        shared = 0
-        for i in inside[:count]:
-            shared += explained[i]
-        if 2 * shared > count:
-            refused[:, refusals] = centre
-            refusals += 1
-            continue
         for i in inside[:count]:
             explained[i] = True
         modes[:, found] = centre
@@ -226,15 +210,3 @@ def nearest_other(centres: Floats, first: Ints, axis: int, distance: Floats) -> 
                     break
                 best = min(best, squared_distance(centres[k], centres[j]))
             distance[k] = np.sqrt(best)
-
-
-@jit
-def drop_close(centres: Floats, first: Ints, radius: float, weight: Ints, keep: Flags) -> None:
-    """Clear `keep` of centres within `radius` of a kept, heavier one of their class (the first wins ties)."""
-    limit = radius * radius
-    for c in range(first.shape[0] - 1):
-        for k in range(first[c], first[c + 1]):
-            for j in range(first[c], first[c + 1]):
-                heavier = weight[j] > weight[k] or (weight[j] == weight[k] and j < k)
-                if keep[k] and keep[j] and heavier:
-                    keep[k] = squared_distance(centres[k], centres[j]) > limit
