@@ -204,6 +204,27 @@ def test_training_learns_what_is_easy() -> None:
     assert quality.pq_things > 0.9
 
 
+def test_the_loss_looks_at_a_lattice_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = HierarchicalLovaszHinge.forward
+
+    def spy(self: HierarchicalLovaszHinge, embedding: torch.Tensor, *args: Any) -> HierarchicalLoss:
+        # The last two dimensions are positions, ten pixels a unit, plus small offsets: their least is the phase.
+        seen.append(tuple(embedding.shape[2:]))
+        phases.add(round(10 * float(embedding.detach()[:, -1].amin())))
+        return forward(self, embedding, *args)
+
+    phases: set[int] = set()
+    monkeypatch.setattr(HierarchicalLovaszHinge, "forward", spy)
+    model = tiny()
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    fit(model, PICTURES, replace(FEW, learning_rate=1e-9, loss_stride=4))
+    assert set(seen) == {(4, 4)}
+    assert phases <= {0, 1, 2, 3}
+    assert len(phases) > 1
+
+
 @pytest.mark.parametrize("cut", [2, 3, 5])  # before the first checkpoint, right after it, and later
 def test_a_run_cut_off_and_resumed_is_the_uninterrupted_one(tmp_path: Path, cut: int) -> None:
     whole_run = fit(tiny(), PICTURES, FEW, out=tmp_path / "whole")

@@ -25,12 +25,19 @@ class Preset(NamedTuple):
 
 
 # Microscopy knows no up and down. Photographs show things of a few pixels and things as large as the picture: a
-# wider view, a coarser unit, more dimensions for more categories.
+# wider view, a coarser unit and lattice, more dimensions for more categories.
 PRESETS = {
     "instance-map": Preset({"turn": True}, {}),
     "coco-panoptic": Preset(
-        {"crop": 256, "batch": 4, "scale": 1.6},
-        {"widths": (32, 64, 96, 128, 160), "stride": 2, "dims": 16, "unit": 32.0},
+        {"crop": 320, "batch": 4, "scale": 1.6, "loss_stride": 4},
+        {
+            "widths": (32, 64, 96, 128, 160),
+            "stride": 2,
+            "dims": 16,
+            "unit": 32.0,
+            "min_thing_area": 256,
+            "min_stuff_area": 1024,
+        },
     ),
 }
 

@@ -27,6 +27,8 @@ class TrainConfig:
         clip: Largest norm of the gradient.
         amp: Whether the network computes in bfloat16; the loss never does.
         seed: Seed of weights, crops and augmentation.
+        loss_stride: Pixels between two that the loss looks at, along both axes; the lattice moves at random from step
+            to step. Above 1 the loss is cheaper and its view coarser, which suits pictures of large things.
         scale: Crops are resized by a factor of 1/scale ... scale.
         turn: Whether pictures have no up and down: quarter turns are then allowed.
         jitter: Strength of changes of exposure, 0 ... 1.
@@ -53,6 +55,7 @@ class TrainConfig:
     clip: float = 1.0
     amp: bool = True
     seed: int = 0
+    loss_stride: int = 1
     scale: float = 1.0
     turn: bool = False
     jitter: float = 0.4
@@ -70,7 +73,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value, so that a run fails before it starts."""
-        for name in ("steps", "batch", "crop", "mean_pictures", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch", "crop", "loss_stride", "mean_pictures", "log_every", "checkpoint_every"):
             _whole(name, getattr(self, name), at_least=1)
         for name in ("warmup", "workers", "seed"):
             _whole(name, getattr(self, name), at_least=0)

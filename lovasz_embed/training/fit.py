@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -202,7 +203,8 @@ class _Run:
         warm = min(1.0, (self.step + 1) / max(self.config.warmup, 1))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * self.fraction))
-        embedding = _embed(self.model, picture, self.config.amp)
+        embedding = self._lattice(_embed(self.model, picture, self.config.amp))
+        semantic, instance, crowd = map(self._lattice, (semantic, instance, crowd))
         self._follow(embedding.detach(), semantic)
         levels = self.model.levels(semantic, instance, crowd)
         result: HierarchicalLoss = self.loss(embedding, levels, self.running)
@@ -214,6 +216,12 @@ class _Run:
         self.optimiser.step()
         self.step += 1
         return result
+
+    def _lattice(self, pixels: Tensor) -> Tensor:
+        """Return the pixels (..., H, W) that the loss of this step looks at."""
+        stride = self.config.loss_stride
+        row, column = np.random.default_rng((self.config.seed, self.step)).integers(stride, size=2)
+        return pixels[..., row::stride, column::stride]
 
     def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
         """Move the running class means towards those of this batch."""
