@@ -213,6 +213,13 @@ def test_an_embedding_of_pure_noise_ends_with_the_strongest_clusters() -> None:
     assert clusters.labels.tolist() == [[1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3]]
 
 
+def test_the_search_among_isolated_pixels_ends() -> None:
+    embedding = 100 * torch.randn(1, 4, 2000, generator=torch.Generator().manual_seed(6))
+    with patch.object(margin, "SAMPLES", 16), patch.object(margin, "MAX_CENTRES", 100):
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, min_size=2)
+    assert not clusters.labels.any()
+
+
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 9),
@@ -229,7 +236,7 @@ def test_every_pixel_gets_its_nearest_centre(
     pixels = rng.normal(size=(dimensions, 600)).astype(dtype)
     pixels[:, 1::2] = pixels[:, ::2] + dtype(0.01)  # neighbours alike: the shortcut is taken
     classes = rng.integers(-1, 3, 600).astype(np.int32)
-    centres, order = margin._Centres.sort(means, owners, 3)
+    centres, order = margin._Centres(means[:0], owners[:0], 3, axis=0).like(means, owners)
     sweep = margin._Sweep(pixels, classes, 3, map_threads)
     totals = sweep.assign(centres, limit)
     far = 1e6  # a centre of another class

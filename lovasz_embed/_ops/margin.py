@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -80,19 +81,24 @@ def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int)
     It ends when nothing is left, or when new modes explain less than half of the pixels that were looked at: what is
     left then are the tails of known clusters. Where the guarantee holds they explain all of them.
     """
-    nothing = _Centres.sort(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count)[0]
     sampled = _lattice(sweep.classes, shape)
-    centres, explained = _find(sweep, sampled, nothing, radius, min_size)
-    later = np.zeros(len(centres.means), np.bool_)
+    # The coordinate that tells most pixels apart tells most centres apart.
+    axis = int(np.argmax(sweep.planar[:, sampled].var(1))) if len(sampled) else 0
+    nothing = _Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
+    centres, sizes, explained = _find(sweep, sampled, nothing, radius)
+    later = np.zeros(len(sizes), np.bool_)
     unlabelled = sweep.unlabelled()
     rest = sweep.part(unlabelled)
     while len(rest.classes) and 2 * explained >= len(sampled):
         step = math.ceil(len(rest.classes) / SAMPLES)
         sampled = np.arange(step // 2, len(rest.classes), step)
-        more, explained = _find(rest, sampled, centres, radius, min_size)
+        more, more_sizes, explained = _find(rest, sampled, centres, radius)
         centres, order = centres.join(more)
-        later = np.append(later, np.ones(len(more.means), np.bool_))[order]
+        sizes = np.append(sizes, more_sizes)[order]
+        later = np.append(later, np.ones(len(more_sizes), np.bool_))[order]
         rest = rest.part(rest.unlabelled())
+    large = sizes >= min_size
+    centres, later = centres.select(large), later[large]
     if later.any():
         totals = sweep.assign(centres, radius)
         # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
@@ -102,13 +108,19 @@ def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int)
 
 
 def _find(
-    sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float, min_size: int
-) -> tuple[_Centres, int]:
-    """Return new centres, each the mean of its pixels, and how many of the sampled pixels their modes explain."""
+    sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float
+) -> tuple[_Centres, NDArray[np.int64], int]:
+    """Return new centres, each the mean of its pixels, and their sizes.
+
+    Also return how many of the sampled pixels lie within `radius` of the mode where a centre began.
+    """
     modes, explained = _propose(sweep, sampled, known, radius)
     totals = sweep.assign(modes, radius)
-    centres = _Centres(totals.means(), modes.classes, modes.first, modes.axis)
-    return centres.select(totals.counts >= min_size), explained
+    found = totals.counts > 0
+    sizes = totals.counts[found]
+    means = totals.sums[found] / sizes[:, None]
+    centres, order = known.like(means, modes.classes[found])
+    return centres, sizes[order], explained
 
 
 def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
@@ -145,7 +157,7 @@ def _propose(sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: 
         found.append(modes)
         explained += count
     owners = np.repeat(np.arange(sweep.class_count), [len(modes) for modes in found[1:]])
-    return _Centres.sort(np.concatenate(found), owners, sweep.class_count)[0], explained
+    return known.like(np.concatenate(found), owners)[0], explained
 
 
 def _modes(points: NDArray[np.float64], known: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], int]:
@@ -168,31 +180,29 @@ def _modes(points: NDArray[np.float64], known: NDArray[np.float64], radius: floa
 
 @dataclass(frozen=True)
 class _Centres:
-    """Centres sorted by class, then by coordinate `axis`; class c has `first[c]` to `first[c + 1]`."""
+    """Centres sorted by class, then by coordinate `axis`."""
 
     means: NDArray[np.float64]  # (K, D)
     classes: NDArray[np.int64]  # (K,)
-    first: NDArray[np.int64]  # (C + 1,)
-    axis: int  # the coordinate that tells most centres apart
+    class_count: int
+    axis: int
 
-    @classmethod
-    def sort(
-        cls, means: NDArray[np.float64], classes: NDArray[np.int64], class_count: int
-    ) -> tuple[_Centres, NDArray[np.intp]]:
-        """Sort the centres; also return where each came from."""
-        axis = int(np.argmax(means.var(0))) if len(means) else 0
-        order = np.lexsort((means[:, axis], classes))
-        classes = classes[order]
-        return cls(means[order], classes, np.searchsorted(classes, np.arange(class_count + 1)), axis), order
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """Where the centres of each class begin, (C + 1,)."""
+        return np.searchsorted(self.classes, np.arange(self.class_count + 1))
+
+    def like(self, means: NDArray[np.float64], classes: NDArray[np.int64]) -> tuple[_Centres, NDArray[np.intp]]:
+        """Return other centres in the same order as these, and where each came from."""
+        order = np.lexsort((means[:, self.axis], classes))
+        return replace(self, means=means[order], classes=classes[order]), order
 
     def join(self, other: _Centres) -> tuple[_Centres, NDArray[np.intp]]:
         """Return both, and where each came from: its index here, or the number of centres here plus that there."""
-        means = np.concatenate([self.means, other.means])
-        classes = np.concatenate([self.classes, other.classes])
-        return self.sort(means, classes, len(self.first) - 1)
+        return self.like(np.concatenate([self.means, other.means]), np.concatenate([self.classes, other.classes]))
 
     def select(self, keep: NDArray[np.bool_]) -> _Centres:
-        return self.sort(self.means[keep], self.classes[keep], len(self.first) - 1)[0]
+        return replace(self, means=self.means[keep], classes=self.classes[keep])
 
     def of_class(self, c: int) -> NDArray[np.float64]:
         return self.means[self.first[c] : self.first[c + 1]]
@@ -209,9 +219,6 @@ class _Totals(NamedTuple):
 
     sums: NDArray[np.float64]  # (K, D) of the embeddings of its pixels
     counts: NDArray[np.int64]  # (K,) pixels
-
-    def means(self) -> NDArray[np.float64]:
-        return self.sums / np.maximum(self.counts, 1)[:, None]
 
 
 class _Sweep:
