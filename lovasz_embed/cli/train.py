@@ -35,8 +35,6 @@ PRESETS = {
             "stride": 2,
             "dims": 16,
             "unit": 32.0,
-            "min_thing_area": 256,
-            "min_stuff_area": 1024,
         },
     ),
 }
