@@ -232,6 +232,18 @@ def test_ncm_term_is_the_cross_entropy_of_distances_to_the_given_means() -> None
     torch.testing.assert_close(result.loss, result.per_level.sum() + expected)
 
 
+def test_before_any_class_is_met_the_ncm_term_is_zero_and_so_is_its_gradient() -> None:
+    embedding, semantic, instance = random_case(5)
+    levels = levels_of(semantic, instance)
+    means = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    leaf = embedding.requires_grad_()
+    (with_term,) = torch.autograd.grad(
+        hierarchical_lovasz_hinge(leaf, levels, class_means=means, ncm_weight=1.0, pull_weight=1.0).loss, leaf
+    )
+    (without,) = torch.autograd.grad(hierarchical_lovasz_hinge(leaf, levels).loss, leaf)
+    assert torch.equal(with_term, without)
+
+
 def test_pull_draws_the_means_of_the_batch_to_the_running_ones() -> None:
     embedding = torch.tensor([[[1.0, 1.0, 5.0, 5.0]]], requires_grad=True)
     levels = panoptic_levels(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 2]]), things={1})
@@ -240,6 +252,9 @@ def test_pull_draws_the_means_of_the_batch_to_the_running_ones() -> None:
     without = hierarchical_lovasz_hinge(embedding, levels).loss
     # One of two classes has a running mean, one unit away: 2 · (1² / 4²) / 2.
     torch.testing.assert_close(with_pull - without, torch.tensor(1 / 16))
+    (gradient,) = torch.autograd.grad(with_pull - without, embedding)
+    # d/dµ of 2 · µ² / 16 / 2 at µ = 1, shared by the two pixels; the class without a running mean is not pulled.
+    torch.testing.assert_close(gradient, torch.tensor([[[1 / 16, 1 / 16, 0.0, 0.0]]]))
 
 
 EDGE_CASES = {

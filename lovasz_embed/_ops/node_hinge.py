@@ -47,7 +47,7 @@ def node_hinge(
 
 
 def logit(distance2: Tensor, radius2: Tensor, margin2: float, kernel: str) -> Tensor:
-    """Map squared distances to logits that are positive inside the radius (DESIGN.md 2.2)."""
+    """Map squared distances to logits that are positive inside the radius (docs/mathematics.md)."""
     if kernel == "margin":
         return (radius2 - distance2) / margin2
     return 2 * torch.exp(-distance2 * (math.log(2) / radius2)) - 1
@@ -64,5 +64,5 @@ def _one_node(
     distance2 = (embedding[pictures] - means[k][:, None]).square().sum(1).flatten()
     score = logit(distance2, radius2[k], margin2, kernel)
     errors = torch.where(inside, 1 - score, 1 + score)
-    # A background entry of error 0 changes nothing: that masks a pixel exactly (DESIGN.md 2.1, 8).
+    # A background entry of error 0 changes nothing: that masks a pixel exactly (docs/mathematics.md).
     return lovasz_extension(torch.where(counts, errors, 0), inside)

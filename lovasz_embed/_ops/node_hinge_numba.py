@@ -203,7 +203,7 @@ def _weigh(
     inside: int,
     steps: Array,
 ) -> tuple[float, float]:
-    """Walk the entries by falling error, with closed-form weights (DESIGN.md 2.1).
+    """Walk the entries by falling error, with closed-form weights (docs/mathematics.md).
 
     Return the loss and its slope along the squared radius; write its slope along every entry's squared distance.
     """

@@ -158,8 +158,10 @@ def hierarchical_lovasz_hinge(
                 ncm = _ncm_cross_entropy(seen, nodes, means, class_means, ncm_temperature * scale)
                 total = total + ncm_weight * ncm
             if pull_weight and class_means is not None:
-                gap = (means - class_means[nodes.label]).square().sum(1) / scale
-                total = total + pull_weight * torch.where(gap.isnan(), 0, gap).mean()
+                # A class not met yet pulls nowhere; masked after the square, its NaN would stay in the gradient.
+                aim = class_means[nodes.label]
+                gap = means - torch.where(aim.isnan(), means.detach(), aim)
+                total = total + pull_weight * gap.square().sum(1).mean() / scale
             if norm_weight:
                 total = total + norm_weight * means.square().sum(1).mean() / scale
     stacked = torch.stack(per_level) if per_level else flat.new_zeros(0)
@@ -243,7 +245,9 @@ def _ncm_cross_entropy(
     target = torch.where((target < 0) | ~known[target.clamp(min=0)], -1, target)
     # |e|² is the same for every class and drops out of the softmax: one matrix product is left.
     near = torch.where(known[:, None], centres, 0)
-    bias = torch.where(known, -near.square().sum(1), -torch.inf) / scale
+    # Where no class is known yet all logits are equal: minus infinity throughout would make the gradient NaN.
+    absent = ~known & known.any()
+    bias = torch.where(absent, -torch.inf, -near.square().sum(1)) / scale
     logits = bias[:, None] + (2 / scale * near) @ embedding
     sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
     return sums / (target >= 0).sum().clamp(min=1)
