@@ -1,7 +1,9 @@
-"""Serial kernels side by side: one thread pool per call, as wide as torch's."""
+"""Serial kernels side by side: the calling thread and helpers that stay, as many as torch's threads."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,19 +13,64 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_WORTH_SHARING = 1 << 15  # entries; with fewer, waking a helper takes longer than the work
 
-def map_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return `[function(item) for item in items]`, run by at most `torch.get_num_threads()` threads.
+_helpers: list[ThreadPoolExecutor] = []
 
-    Results come in the order of the items, so what is computed does not depend on the number of threads as
-    long as every call writes only its own output. The pool lives for this call alone (about 0.1 ms per
-    thread): nothing is left that a fork could inherit half alive. The first failing item's error is raised.
 
-    >>> map_threads(abs, [-1, 2, -3])
+def crew_size(work: int | None = None) -> int:
+    """Return how many threads should share a work of so many entries: all of torch's, or one."""
+    return torch.get_num_threads() if work is None or work >= _WORTH_SHARING else 1
+
+
+def share(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """Return `[function(item) for item in items]`, run by at most so many threads.
+
+    The calling thread is one of them: it waits for no helper that has not begun, so that a busy machine, or
+    many callers at once, cost speed at most. Results come in the order of the items, and what is computed does
+    not depend on the number of threads as long as every call writes only its own output. The error of the
+    first failing item is raised.
+
+    >>> share(abs, [-1, 2, -3], threads=2)
     [1, 2, 3]
     """
-    workers = min(torch.get_num_threads(), len(items))
-    if workers <= 1:
+    if threads <= 1 or len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers, thread_name_prefix="lovasz-embed") as pool:
-        return list(pool.map(function, items))
+    results: dict[int, Result] = {}
+    errors: dict[int, BaseException] = {}
+    numbers = itertools.count()  # drawing a number is atomic: no item is done twice
+
+    def work() -> None:
+        while not errors and (number := next(numbers)) < len(items):
+            try:
+                results[number] = function(items[number])
+            except BaseException as error:
+                errors[number] = error
+
+    pool = _pool()
+    helping = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
+    work()
+    for helper in helping:
+        if not helper.cancel():
+            helper.result()
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(items))]
+
+
+def map_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return `[function(item) for item in items]`, run by at most `torch.get_num_threads()` threads."""
+    return share(function, items, crew_size())
+
+
+def _pool() -> ThreadPoolExecutor:
+    # Kept: a new thread must be scheduled before its starter may go on, which takes milliseconds while torch's
+    # own threads still spin after their last operation.
+    if not _helpers:
+        _helpers.append(ThreadPoolExecutor(256, thread_name_prefix="lovasz-embed"))
+    return _helpers[0]
+
+
+# A fork copies the executor and none of its threads: the child hires its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.clear)

@@ -258,9 +258,7 @@ def _check_arguments(embedding: Tensor, levels: Sequence[Level], kernel: str, ne
     _check.one_of("kernel", kernel, KERNELS)
     _check.one_of("negatives", negatives, NEGATIVES)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
-    if impl == "numba" and embedding.device.type != "cpu":
-        remedy = "Use impl='auto'."
-        raise ValueError(_check.message("embedding", "be on the CPU for impl='numba'", embedding.device, remedy))
+    _check.runs_on(embedding.device, impl, "embedding")
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
     for number, level in enumerate(levels):

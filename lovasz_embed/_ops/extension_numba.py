@@ -1,0 +1,203 @@
+"""The Lovász extension of many masks on the CPU: one operator, its gradient, and a cheap way in for eager code.
+
+The gradient is known when the loss is: forward leaves the weights, and backward only scales them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lovasz_embed._ops.binning import Reduce, bin_rows
+from lovasz_embed._ops.labels import is_ignored
+from lovasz_embed._ops.ranking import LARGEST, Row, Weighed, weigh_rows
+from lovasz_embed._ops.ranking_kernels import SOFTMAX, mark
+from lovasz_embed._ops.threads import crew_size
+
+Array = NDArray[Any]
+
+_NOTHING = -(2**63)  # a label that no picture holds
+
+
+def extension_numba(
+    values: Tensor,
+    labels: Tensor,
+    *,
+    kind: int,
+    channels: Sequence[int],
+    skip_absent: bool,
+    ignore_index: int | None,
+    per_image: bool,
+    bins: int,
+    reduce: Reduce | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses, foreground and counted entries of every mask; see `extension.extension`."""
+    labels = labels if labels.dtype in (torch.uint8, torch.int64) else _as_uint8_or_int64(labels)
+    ignored = _NOTHING if ignore_index is None else ignore_index
+    wanted = values.requires_grad and torch.is_grad_enabled()
+    options = (kind, list(channels), skip_absent, ignored, per_image, bins, wanted)
+    if type(values) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
+        result: tuple[Tensor, Tensor, Tensor] = _Eager.apply(values, labels, reduce, *options)  # type: ignore[no-untyped-call]
+        return result
+    losses, foreground, counted, _, _ = _operator(values, labels, *options)
+    return losses, foreground, counted
+
+
+def _as_uint8_or_int64(labels: Tensor) -> Tensor:
+    return labels.view(torch.uint8) if labels.dtype == torch.bool else labels.long()
+
+
+def _weigh(
+    values: Tensor,
+    labels: Tensor,
+    reduce: Reduce | None,
+    kind: int,
+    channels: list[int],
+    skip_absent: bool,
+    ignored: int,
+    per_image: bool,
+    bins: int,
+    wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return losses, foreground and counted entries of every mask, and what backward needs.
+
+    That is the slopes along the hinge's logits, or along the probabilities, and the probabilities.
+    """
+    batch, all_channels, pixels = values.shape
+    channels = channels or list(range(all_channels))
+    if values.numel() >= LARGEST:
+        raise ValueError(
+            f"input must hold fewer than {LARGEST} values for impl='numba', got {values.numel()}. "
+            "Use impl='reference', or fewer pictures at a time."
+        )
+    planes = values.detach().contiguous()
+    if kind == SOFTMAX:
+        planes = planes.softmax(1)
+    flat, maps = planes.numpy().reshape(-1), labels.contiguous().numpy().reshape(-1)
+    weights = torch.zeros_like(planes) if wanted else planes.new_empty(0)
+    groups = [[b] for b in range(batch)] if per_image else [list(range(batch))]
+
+    def label_start(b: int, c: int) -> int:
+        return (b if kind == SOFTMAX else b * all_channels + c) * pixels
+
+    rows = [
+        Row(
+            [((b * all_channels + c) * pixels, label_start(b, c), pixels) for b in pictures],
+            c if kind == SOFTMAX else 1,
+        )
+        for pictures in groups
+        for c in channels
+    ]
+    arguments = (ignored, kind, weights.numpy().reshape(-1), crew_size(planes.numel()))
+    asked = [n for n, row in enumerate(rows) if row.runs]
+    if skip_absent and reduce is None:  # over processes a class may be present elsewhere
+        present = [_occurring(maps, pictures, pixels, all_channels) - {ignored} for pictures in groups]
+        asked = [n for n in asked if rows[n].label in present[n // len(channels)]]
+    masks = [rows[n] for n in asked]
+    if bins:
+        weighed = bin_rows(flat, maps, masks, *arguments, bins=bins, reduce=reduce)
+    else:
+        weighed = weigh_rows(flat, maps, masks, *arguments)
+    found = [Weighed(0.0, 0, 0)] * len(rows)
+    for n, result in zip(asked, weighed, strict=True):
+        found[n] = result
+    shape = (batch, len(channels)) if per_image else (len(channels),)
+    losses = values.new_tensor([row.loss for row in found]).view(shape)
+    foreground = torch.tensor([row.foreground for row in found], dtype=torch.int64).view(shape)
+    counted = torch.tensor([row.counted for row in found], dtype=torch.int64).view(shape)
+    return losses, foreground, counted, weights, planes if wanted and kind == SOFTMAX else values.new_empty(0)
+
+
+def _occurring(maps: Array, pictures: list[int], pixels: int, classes: int) -> set[int]:
+    occurs = np.zeros(classes, np.bool_)
+    for b in pictures:
+        mark(maps[b * pixels : (b + 1) * pixels], occurs)
+    return set(np.flatnonzero(occurs).tolist())
+
+
+class _Eager(torch.autograd.Function):
+    """The operator without its dispatcher: a fraction of the cost of a call on small masks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, labels: Tensor, reduce: Reduce | None, *options: Any) -> tuple[Tensor, ...]:
+        losses, foreground, counted, weights, probabilities = _weigh(values, labels, reduce, *options)
+        ctx.mark_non_differentiable(foreground, counted)
+        _keep(ctx, labels, options, weights, probabilities)
+        return losses, foreground, counted
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return (_slope(ctx, loss), *[None] * 9)
+
+
+def _keep(ctx: Any, labels: Tensor, options: Sequence[Any], weights: Tensor, probabilities: Tensor) -> None:
+    kind, ctx.channels, _, ctx.ignored, *_ = options
+    ctx.save_for_backward(weights, *((probabilities, labels) if kind == SOFTMAX else ()))
+
+
+def _slope(ctx: Any, loss: Tensor) -> Tensor:
+    weights, *softmax = ctx.saved_tensors
+    if ctx.channels:
+        loss = loss.new_zeros(*loss.shape[:-1], weights.shape[1]).index_add(-1, torch.tensor(ctx.channels), loss)
+    slope: Tensor = weights * loss.unsqueeze(-1)  # (B, C, 1), or (C, 1), against (B, C, P)
+    if softmax:
+        probabilities, labels = softmax
+        slope = torch.ops.aten._softmax_backward_data(slope, probabilities, 1, slope.dtype)
+        if ctx.ignored != _NOTHING:
+            # Whatever the logits of an ignored pixel are, NaN even, nothing flows back to them.
+            slope = slope.masked_fill(is_ignored(labels, ctx.ignored).unsqueeze(1), 0)
+    return slope
+
+
+@torch.library.custom_op("lovasz_embed::extension", mutates_args=(), device_types="cpu")
+def _operator(
+    values: Tensor,
+    labels: Tensor,
+    kind: int,
+    channels: list[int],
+    skip_absent: bool,
+    ignored: int,
+    per_image: bool,
+    bins: int,
+    wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _weigh(values, labels, None, kind, channels, skip_absent, ignored, per_image, bins, wanted)
+
+
+@_operator.register_fake
+def _(
+    values: Tensor,
+    labels: Tensor,
+    kind: int,
+    channels: list[int],
+    skip_absent: bool,
+    ignored: int,
+    per_image: bool,
+    bins: int,
+    wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    masks = len(channels) or values.shape[1]
+    losses = values.new_empty((values.shape[0], masks) if per_image else (masks,))
+    foreground = torch.empty_like(losses, dtype=torch.int64)
+    like_values = torch.empty_like(values, memory_format=torch.contiguous_format)
+    weights = like_values if wanted else values.new_empty(0)
+    probabilities = torch.empty_like(like_values) if wanted and kind == SOFTMAX else values.new_empty(0)
+    return losses, foreground, torch.empty_like(foreground), weights, probabilities
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    _keep(ctx, inputs[1], inputs[2:], *output[3:])
+
+
+def _operator_backward(ctx: Any, loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (_slope(ctx, loss), *[None] * 8)
+
+
+_operator.register_autograd(_operator_backward, setup_context=_setup_context)

@@ -1,0 +1,340 @@
+"""Put positive errors in descending order without comparing them, and weigh them by rank.
+
+An entry with a positive error is one non-negative int64, a *word*:
+
+    bits 32..62   the error's float bits inverted, so that words ascend where errors descend
+    bits  1..31   its place in the row, so that ties keep their order and no two words are equal
+    bit   0       1 for foreground
+
+The bits of positive floats grow with their value: words fall into buckets by their upper bits (one counting
+pass, one scattering pass), and every bucket, small enough for the first-level cache by then, is sorted by its
+remaining bits. The order of words is total, so the result does not depend on how a row was cut into runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lovasz_embed._ops.jit import jit
+
+Array = NDArray[Any]
+
+_BLOCK = 512  # entries whose keys are computed at once, vectorised, in the first-level cache
+ERROR, HINGE, SOFTMAX = 0, 1, 2  # what the values are: errors, logits of the hinge, probabilities of the softmax
+
+_TOP = 0x7FFFFFFF  # the key of NaN: above every number, as in torch.sort
+_FOREGROUND = 1 << 32  # counts of entries and of foreground share one int64
+
+
+@jit
+def compact(
+    values: Array,
+    labels: Array,
+    value_start: int,
+    label_start: int,
+    length: int,
+    label: int,
+    ignored: int,
+    kind: int,
+    words: Array,
+    at: int,
+) -> tuple[int, int, int, int, int]:
+    """Write the words of the positive errors of a run of neighbouring entries from words[at] on.
+
+    `values[value_start : value_start + length]` are the run's values (see `errors_of`) and their place in
+    `values` is their place in the row; `labels` holds `label` for foreground and `ignored` for what counts
+    nowhere. Return the end of what was written, the smallest and the largest key among it, and how many entries
+    are foreground, and ignored.
+    """
+    errors = np.empty(_BLOCK, values.dtype)
+    keys = np.empty(_BLOCK, np.int32)
+    mask = np.empty(_BLOCK, np.uint8)
+    low = _TOP
+    high = 0
+    foreground = 0
+    out = 0
+    for first in range(0, length, _BLOCK):
+        size = min(_BLOCK, length - first)
+        place = value_start + first
+        found, dropped = errors_of(
+            values[place : place + size],
+            labels[label_start + first : label_start + first + size],
+            label, ignored, kind, errors, mask,
+        )  # fmt: skip
+        foreground += found
+        out += dropped
+        _keys(errors[:size], keys)
+        positive = np.int32(0)
+        least = np.uint32(_TOP)
+        most = np.int32(0)
+        for i in range(size):
+            key = keys[i]
+            positive += np.int32(key > 0)
+            most = max(most, key)
+            least = min(least, np.uint32(key - np.int32(1)))  # keys of 0 and below wrap to the top
+        if positive == 0:
+            continue
+        low = min(low, np.int64(least) + 1)
+        high = max(high, np.int64(most))
+        if positive < size // 8:
+            for i in range(size):
+                if keys[i] > 0:  # rarely: the branch is predicted
+                    words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
+                    at += 1
+        else:
+            for i in range(size):
+                words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
+                at += keys[i] > 0
+    return at, low, high, foreground, out
+
+
+@jit
+def mark(labels: Array, occurs: Array) -> None:
+    """Set occurs[label] for every label that occurs, of those from 0 to occurs.size - 1."""
+    for i in range(labels.size):
+        label = np.int64(labels[i])
+        if 0 <= label < occurs.size:
+            occurs[label] = True
+
+
+@jit
+def errors_of(
+    values: Array, labels: Array, label: int, ignored: int, kind: int, errors: Array, mask: Array
+) -> tuple[int, int]:
+    """Write errors and foreground of one block; return how many entries are foreground, and ignored."""
+    one = values.dtype.type(1)
+    foreground = np.int32(0)
+    out = np.int32(0)
+    for i in range(values.size):
+        inside = (labels[i] == label) & (labels[i] != ignored)
+        mask[i] = inside
+        foreground += np.int32(inside)
+        out += np.int32(labels[i] == ignored)
+    if kind == HINGE:
+        for i in range(values.size):
+            errors[i] = one - values[i] if mask[i] else one + values[i]
+    elif kind == SOFTMAX:
+        for i in range(values.size):
+            errors[i] = one - values[i] if mask[i] else values[i]
+    else:
+        for i in range(values.size):
+            errors[i] = values[i]
+    if out:
+        for i in range(values.size):
+            errors[i] = 0 if labels[i] == ignored else errors[i]
+    return foreground, out
+
+
+@jit
+def error_of(value: float, inside: bool, kind: int) -> float:
+    """Return the error of one entry."""
+    if kind == ERROR:
+        return value
+    if inside:
+        return 1 - value
+    return 1 + value if kind == HINGE else value
+
+
+@jit
+def _keys(errors: Array, keys: Array) -> None:
+    """Write the upper 32 bits of every float: above 0 where, and only where, it is positive or NaN."""
+    if errors.itemsize == 4:
+        bits = errors.view(np.int32)
+        for i in range(errors.size):
+            keys[i] = np.int32(_TOP) if errors[i] != errors[i] else bits[i]
+    else:
+        wide = errors.view(np.int64)
+        for i in range(errors.size):
+            key = np.int32(wide[i] >> 32)
+            key = np.int32(1) if key == 0 and errors[i] > 0 else key
+            keys[i] = np.int32(_TOP) if errors[i] != errors[i] else key
+
+
+@jit
+def count(words: Array, start: int, stop: int, base: int, shift: int, counts: Array) -> None:
+    """Count entries, and foreground in the upper half, of every bucket."""
+    for i in range(start, stop):
+        word = words[i]
+        counts[(word >> shift) - base] += 1 + ((word & 1) << 32)
+
+
+@jit
+def scatter(words: Array, start: int, stop: int, base: int, shift: int, places: Array, into: Array) -> None:
+    """Move every word to the next free place of its bucket."""
+    for i in range(start, stop):
+        word = words[i]
+        bucket = (word >> shift) - base
+        into[places[bucket]] = word
+        places[bucket] += 1
+
+
+@jit
+def weigh(
+    words: Array,
+    spare: Array,
+    values: Array,
+    kind: int,
+    starts: Array,
+    seen: Array,
+    first: int,
+    last: int,
+    shift: int,
+    foreground: int,
+    weights: Array,
+    sums: Array,
+) -> None:
+    """Sort the buckets first ... last - 1 and weigh their entries in closed form (docs/mathematics.md).
+
+    `starts` and `seen` tell the entries and the foreground before every bucket, `foreground` the row's total.
+    Writes the slope of the loss along every entry's logit, -weight for foreground and +weight for background,
+    to its place in `weights` (zero before; empty: not wanted), and every bucket's share of the loss to `sums`.
+    """
+    wanted = weights.size > 0
+    digits = np.empty(2048, np.int64)
+    float_bits = np.empty(1, np.int32)
+    narrow = float_bits.view(np.float32)
+    for bucket in range(first, last):
+        start, stop = starts[bucket], starts[bucket + 1]
+        before = seen[bucket]
+        # Once all foreground is behind, nothing is left to lose; without any, the first entry costs everything.
+        if start == stop or (before == foreground and start > 0):
+            continue
+        source = _sorted(words, spare, start, stop, shift, digits)
+        if values.itemsize == 8:
+            _refine(source, values, kind, start, stop)
+        loss = 0.0
+        for i in range(start, stop):
+            word = source[i]
+            place = (word & 0xFFFFFFFF) >> 1
+            if values.itemsize == 4:
+                float_bits[0] = np.int32((word >> 32) ^ _TOP)
+                error = np.float64(narrow[0])
+            else:
+                error = error_of(values[place], (word & 1) == 1, kind)
+            union = np.float64(foreground + i - before)  # before this entry
+            if word & 1:
+                before += 1
+                weight = 1.0 / union
+            elif foreground == 0:
+                weight = 1.0 if i == 0 else 0.0
+            else:
+                weight = (foreground - before) / (union * (union + 1.0))
+            loss += weight * error
+            if wanted:
+                weights[place] = -weight if word & 1 else weight
+        sums[bucket] = loss
+
+
+@jit
+def _sorted(words: Array, spare: Array, start: int, stop: int, shift: int, digits: Array) -> Array:
+    """Sort one bucket by the bits below `shift`; return the array, of the two, that holds the result."""
+    size = stop - start
+    if size <= 24:
+        for i in range(start + 1, stop):
+            word = words[i]
+            j = i - 1
+            while j >= start and words[j] > word:
+                words[j + 1] = words[j]
+                j -= 1
+            words[j + 1] = word
+        return words
+    bits = 5
+    while bits < 11 and 1 << bits < size:
+        bits += 1
+    # Places ascend within a bucket already: only the key's bits are left, in passes of equal width.
+    passes = (shift - 32 + bits - 1) // bits
+    bits = (shift - 32 + passes - 1) // max(passes, 1)
+    mask = (1 << bits) - 1
+    source, target = words, spare
+    for number in range(passes):
+        low = 32 + number * bits
+        digits[: mask + 1] = 0
+        for i in range(start, stop):
+            digits[(source[i] >> low) & mask] += 1
+        total = start
+        for digit in range(mask + 1):
+            here = digits[digit]
+            digits[digit] = total
+            total += here
+        for i in range(start, stop):
+            word = source[i]
+            digit = (word >> low) & mask
+            target[digits[digit]] = word
+            digits[digit] += 1
+        source, target = target, source
+    return source
+
+
+@jit
+def _refine(words: Array, values: Array, kind: int, start: int, stop: int) -> None:
+    """Order float64 errors that agree in their upper 32 bits, by what is below."""
+    first = start
+    while first < stop:
+        last = first + 1
+        while last < stop and words[last] >> 32 == words[first] >> 32:
+            last += 1
+        if last - first > 1:
+            falling = np.empty(last - first, values.dtype)
+            for i in range(first, last):
+                falling[i - first] = -error_of(values[(words[i] & 0xFFFFFFFF) >> 1], (words[i] & 1) == 1, kind)
+            # Ties keep their places: mergesort is stable. NaN comes first among words and last among numbers.
+            if falling[0] == falling[0]:
+                words[first:last] = words[first:last][np.argsort(falling, kind="mergesort")]
+        first = last
+
+
+@jit
+def weigh_row(
+    words: Array,
+    spare: Array,
+    values: Array,
+    kind: int,
+    size: int,
+    low: int,
+    high: int,
+    foreground: int,
+    weights: Array,
+) -> float:
+    """Do all of it for the first `size` words, one row, in one call; return the loss."""
+    if size == 0:
+        return 0.0
+    base, shift, buckets = grid(size, low, high)
+    counts = np.zeros(buckets, np.int64)
+    count(words, 0, size, base, shift, counts)
+    starts = np.empty(buckets + 1, np.int64)
+    seen = np.empty(buckets + 1, np.int64)
+    places = np.empty(buckets, np.int64)
+    starts[0] = 0
+    seen[0] = 0
+    for bucket in range(buckets):
+        places[bucket] = starts[bucket]
+        starts[bucket + 1] = starts[bucket] + counts[bucket] % _FOREGROUND
+        seen[bucket + 1] = seen[bucket] + counts[bucket] // _FOREGROUND
+    scatter(words, 0, size, base, shift, places, spare)
+    sums = np.zeros(buckets)
+    weigh(spare, words, values, kind, starts, seen, 0, buckets, shift, foreground, weights, sums)
+    total = 0.0
+    for bucket in range(buckets):
+        total += sums[bucket]
+    return total
+
+
+@jit
+def grid(size: int, low: int, high: int) -> tuple[int, int, int]:
+    """Choose the buckets for keys from `low` to `high`: their first upper bits, the bits below, their number.
+
+    About 512 entries a bucket where keys are spread evenly, at most 8192 buckets: the places that the scattering
+    pass writes to next then stay in the second-level cache.
+    """
+    first, last = high ^ _TOP, low ^ _TOP
+    wanted = 0
+    while wanted < 13 and size >> (9 + wanted) > 0:
+        wanted += 1
+    shift = 0
+    while (last - first) >> shift >= 1 << wanted:
+        shift += 1
+    base = first >> shift
+    return base, shift + 32, (last >> shift) - base + 1

@@ -1,0 +1,112 @@
+"""What the two Lovász losses share: options, shapes, means, processes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from lovasz_embed import _check
+from lovasz_embed._ops.binning import Reduce
+
+Reduction = Literal["mean", "sum", "none"]
+
+IMPLEMENTATIONS = ("auto", "reference", "numba")
+_REDUCTIONS = ("mean", "sum", "none")
+_METHODS = ("sort", "binned")
+_DEFAULT_BINS = 512
+
+
+def flat(values: Tensor) -> Tensor:
+    """Return (B, C, *spatial) as (B, C, P)."""
+    return values.unsqueeze(-1).flatten(2)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean over the last axis, 0 where all weights are 0."""
+    total = weights.sum(-1)
+    return (losses * weights).sum(-1) / torch.where(total > 0, total, 1)
+
+
+def bins_of(method: str, bins: int | None) -> int:
+    """Return the bins per doubling of the error, 0 for the exact method."""
+    return 0 if method == "sort" else bins or _DEFAULT_BINS
+
+
+def sum_over(group: ProcessGroup | None) -> Reduce | None:
+    """Return a function that adds a tensor up over the processes of `group`."""
+    if group is None:
+        return None
+
+    def reduce(values: Tensor) -> Tensor:
+        values = values.clone()
+        torch.distributed.all_reduce(values, group=group)
+        return values
+
+    return reduce
+
+
+def loss_of_all(losses: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Return the sum over processes of their parts of the losses."""
+    return losses if group is None else _SumOver.apply(losses, group)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _SumOver(torch.autograd.Function):
+    """Add up forward; backward each process gets its own part, as many times as there are processes.
+
+    DistributedDataParallel divides the sum of the processes' gradients by their number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.processes = group.size()
+        total = values.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.processes, None
+
+
+def check_input(input: Tensor, axes: int, layout: str, impl: str) -> None:
+    """Raise unless `input` has at least so many axes, and lives where `impl` runs."""
+    _check.is_floating("input", input)
+    if input.ndim < axes:
+        remedy = "A single picture needs a batch axis: input[None]."
+        raise ValueError(_check.message("input", f"have shape {layout}", tuple(input.shape), remedy))
+    _check.runs_on(input.device, impl, "input")
+
+
+def check_options(
+    ignore_index: int | None,
+    reduction: str,
+    per_image: bool,
+    impl: str,
+    method: str,
+    bins: int | None,
+    group: ProcessGroup | None,
+) -> None:
+    """Raise on an option that does not exist, or does not go with the others."""
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+        raise TypeError(_check.message("ignore_index", "be an int or None", type(ignore_index).__name__))
+    _check.one_of("reduction", reduction, _REDUCTIONS)
+    _check.one_of("impl", impl, IMPLEMENTATIONS)
+    _check.one_of("method", method, _METHODS)
+    if bins is not None:
+        if isinstance(bins, bool) or not isinstance(bins, int):
+            raise TypeError(_check.message("bins", "be an int or None", type(bins).__name__))
+        if not 8 <= bins <= 2**16 or bins & (bins - 1):
+            raise ValueError(_check.message("bins", "be a power of two from 8 to 65536", bins))
+        if method == "sort":
+            raise ValueError(_check.message("bins", "be None for method='sort'", bins, "Use method='binned'."))
+    if group is not None:
+        if method == "sort":
+            remedy = "Use method='binned': counts add up over processes, orders do not."
+            raise ValueError(_check.message("group", "be None for method='sort'", "a process group", remedy))
+        if per_image:
+            remedy = "Use per_image=False: a picture lies in one process."
+            raise ValueError(_check.message("group", "be None for per_image=True", "a process group", remedy))
