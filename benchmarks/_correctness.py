@@ -11,16 +11,15 @@ import _textbook
 import numpy as np
 import torch
 from _peers import Peer
+from _rows import BINNED_TOLERANCE, PLAIN_TOLERANCE, TOLERANCE
 from _scenes import random_mask
-from _targets import BINNED_TOLERANCE, has_binned, power
+from _targets import power
 from torch import Tensor
 
 from lovasz_embed.lovasz import lovasz_hinge, lovasz_softmax
 
 VOID = 255
 CLASSES = 19
-TOLERANCE = 1e-4
-"""Relative; float32 sums over the pixels of a picture are good for four digits."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,12 @@ def contestants(peers: Sequence[Peer]) -> list[tuple[Peer, bool, float]]:
             lambda x, y, ignored: lovasz_softmax(x, y, ignore_index=ignored, method=method),
         )
 
-    found = [(Peer("lovasz_embed", "", *ours("sort")), True, TOLERANCE)]
-    if has_binned():
-        found.append((Peer("lovasz_embed, binned", "", *ours("binned")), True, BINNED_TOLERANCE))
-    found.append((Peer("textbook", "", _textbook.hinge, _textbook.softmax), False, TOLERANCE))
-    return found + [(peer, False, TOLERANCE) for peer in peers]
+    found = [
+        (Peer("lovasz_embed", "", *ours("sort")), True, TOLERANCE),
+        (Peer("lovasz_embed, binned", "", *ours("binned")), True, BINNED_TOLERANCE),
+        (Peer("textbook", "", _textbook.hinge, _textbook.softmax), False, PLAIN_TOLERANCE),
+    ]
+    return found + [(peer, False, PLAIN_TOLERANCE) for peer in peers]
 
 
 def check_values(peers: Sequence[Peer], pixels: int, device: str) -> list[Verdict]:
@@ -136,7 +136,7 @@ def check_slopes(peers: Sequence[Peer], pixels: int, device: str) -> list[Slopes
     found = []
     print(f"gradient of the hinge, {power(pixels)} pixels, 1 % foreground, relative to the closed form in float64")
     for contestant, ours, tolerance in contestants(peers):
-        if tolerance != TOLERANCE:
+        if tolerance == BINNED_TOLERANCE:
             continue  # bins give a gradient of their own: that of a loss within the bracket
         slope = _slope(lambda x, c=contestant: c.hinge(x, target.to(device), None), logits.to(device))
         relative = np.abs(slope[weighty] / truth[weighty] - 1)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import _oracle
 import _textbook
 import torch
 from _measure import Measurement, Step, take_turns
 from _peers import Peer
-from _rows import Disagreement, must_agree
+from _rows import BINNED_TOLERANCE, PLAIN_TOLERANCE, TOLERANCE, Disagreement, must_agree
 from _scenes import embed, hinge_logits, levels_of, random_mask, scene
-from _targets import BINNED_TOLERANCE, has_binned, power
+from _targets import power
 
 from lovasz_embed.hierarchy import hierarchical_lovasz_hinge
 from lovasz_embed.lovasz import lovasz_hinge, lovasz_softmax
@@ -71,11 +72,15 @@ SMOKE = Axes(
 
 @dataclass(frozen=True)
 class Point(Measurement):
-    """A measurement at one place of one axis; `measured` of `nodes` were run, the rest is extrapolated."""
+    """A measurement at one place of one axis, with what stands meanwhile.
+
+    Where `measured` is a number, so many of the `nodes` were run and the rest is extrapolated.
+    """
 
     loss: str
     axis: str
     at: float
+    standing: str
     measured: int | None = None
     nodes: int | None = None
 
@@ -111,20 +116,26 @@ class Sweep:
 
     def title(self) -> str:
         """Say what moves and what stands."""
+        return f"{self.loss} by {self.axis} ({self.standing()})"
+
+    def standing(self) -> str:
+        """Say what stands."""
         axes = self.axes
         if self.loss == "softmax":
-            standing = {"classes": str(CLASSES)}
-        elif self.loss == "hinge":
-            standing = {"pixels": power(axes.default_hinge_pixels), "past the margin": f"{axes.default_past:.0%}"}
+            return f"{CLASSES} classes"
+        if self.loss == "hinge":
+            standing = {
+                "pixels": f"{power(axes.default_hinge_pixels)} pixels",
+                "past the margin": f"{axes.default_past:.0%} past the margin",
+            }
         else:
             standing = {
-                "pixels": power(axes.default_node_pixels),
-                "nodes": str(axes.default_nodes),
-                "dimensions": str(axes.default_dims),
-                "embedding": "half-trained",
+                "pixels": f"{power(axes.default_node_pixels)} pixels",
+                "nodes": f"{axes.default_nodes} nodes",
+                "dimensions": f"{axes.default_dims} dimensions",
+                "": "half-trained",
             }
-        fixed = ", ".join(f"{name} {value}" for name, value in standing.items() if name != self.axis)
-        return f"{self.loss} by {self.axis} ({fixed})"
+        return ", ".join(value for name, value in standing.items() if name != self.axis)
 
     def run(self) -> Iterator[list[Point]]:
         """Yield the measurements of one place after the other."""
@@ -143,7 +154,7 @@ class Sweep:
         seconds = take_turns({n: s.seconds for n, s in steps.items()}, repeats=self.repeats, budget_s=_BUDGET_S)
         found = []
         for name, step in steps.items():
-            point = Point(task, name, seconds[name], step.peak_mb(), self.loss, self.axis, at)
+            point = Point(task, name, seconds[name], step.peak_mb(), self.loss, self.axis, at, self.standing())
             found.append(scales[name].scale(point) if name in scales else point)
             step.reset()
         return found
@@ -157,12 +168,11 @@ class Sweep:
         steps = {
             "textbook": Step(lambda x: _textbook.hinge(x, target), leaf),
             OURS: Step(lambda x: lovasz_hinge(x, target), leaf),
+            BINNED: Step(lambda x: lovasz_hinge(x, target, method="binned"), leaf),
         }
-        if has_binned():
-            steps[BINNED] = Step(lambda x: lovasz_hinge(x, target, method="binned"), leaf)
         for peer in self.peers:
             steps[peer.name] = Step(lambda x, p=peer: p.hinge(x, target, None), leaf)
-        return self._agreeing(steps)
+        return self._agreeing(steps, _oracle.hinge(leaf.detach(), target))
 
     def _softmax(self, at: float) -> dict[str, Step]:
         generator = torch.Generator().manual_seed(0)
@@ -172,20 +182,19 @@ class Sweep:
         steps = {
             "textbook": Step(lambda x: _textbook.softmax(x, target), leaf),
             OURS: Step(lambda x: lovasz_softmax(x, target), leaf),
+            BINNED: Step(lambda x: lovasz_softmax(x, target, method="binned"), leaf),
         }
         for peer in self.peers:
             steps[peer.name] = Step(lambda x, p=peer: p.softmax(x, target, None), leaf)
-        return self._agreeing(steps)
+        return self._agreeing(steps, _oracle.softmax(leaf.detach(), target))
 
-    def _agreeing(self, steps: dict[str, Step]) -> dict[str, Step]:
-        """Return the steps that may be timed: ours and the textbook must agree, a peer is left out."""
-        truth = steps["textbook"].value()
-        must_agree(self.title(), {OURS: steps[OURS].value()}, truth)
-        if BINNED in steps:
-            must_agree(self.title(), {BINNED: steps[BINNED].value()}, truth, BINNED_TOLERANCE)
+    def _agreeing(self, steps: dict[str, Step], truth: float) -> dict[str, Step]:
+        """Return the steps that may be timed: ours and the textbook must be right, a peer is left out."""
+        for name, tolerance in (("textbook", PLAIN_TOLERANCE), (OURS, TOLERANCE), (BINNED, BINNED_TOLERANCE)):
+            must_agree(self.title(), name, steps[name].value(), truth, tolerance)
         for peer in self.peers:
             try:
-                must_agree(self.title(), {peer.name: steps[peer.name].value()}, truth)
+                must_agree(self.title(), peer.name, steps[peer.name].value(), truth, PLAIN_TOLERANCE)
             except Disagreement as error:
                 print(f"not timed: {error}")
                 del steps[peer.name]
@@ -212,8 +221,8 @@ class Sweep:
         # All nodes' losses, of which the loop may have seen some only.
         [ours] = hierarchical_lovasz_hinge(leaf.detach(), [level], kernel=kernel).per_node
         expected = float(ours.loss[torch.isin(ours.label, picked)].mean())
-        must_agree(self.title(), {baseline: steps[baseline].value()}, expected)
-        must_agree(self.title(), {OURS: steps[OURS].value()}, float(ours.loss.mean()))
+        must_agree(self.title(), baseline, steps[baseline].value(), expected, PLAIN_TOLERANCE)
+        must_agree(self.title(), OURS, steps[OURS].value(), float(ours.loss.mean()), TOLERANCE)
         if len(picked) == len(nodes):
             return steps, {}
         alone = Step(lambda x: _textbook.node_loop(x, level, picked[:1], logit), leaf)

@@ -10,7 +10,7 @@ import _textbook
 import torch
 from _floor import hierarchical_floor
 from _measure import Step, take_turns, timed
-from _rows import Row, must_agree, speed_row
+from _rows import PLAIN_TOLERANCE, TOLERANCE, Row, must_agree, speed_row
 from _scenes import PHASES, Pressure, embed, levels_of, pressure, scene
 from _targets import Setting
 from torch import Tensor
@@ -89,16 +89,18 @@ class NodeLoop:
             total += sum(timed(step, self.leaf.device.type) for step in steps) * count / len(nodes)
         return total
 
+    @torch.no_grad()
     def must_agree(self, work: str) -> None:
-        """Compare the picked nodes' losses with ours."""
-        with torch.no_grad():
-            found = hierarchical_lovasz_hinge(self.leaf, self.levels).per_node
+        """Compare the picked nodes' losses, ours and the loop's, with the same loop in float64."""
+        found = hierarchical_lovasz_hinge(self.leaf, self.levels).per_node
+        exact = self.leaf.double()
         for level, nodes, ours in zip(self.levels, self.picked, found, strict=True):
             for node in nodes:
-                value = float(ours.loss[ours.label == node])
-                with torch.no_grad():
-                    loop = float(self._node(level, node).loss(self.leaf))
-                must_agree(f"{work}, {level.name} {int(node)}", {"per-node loop": loop}, value)
+                task = f"{work}, {level.name} {int(node)}"
+                loss = self._node(level, node).loss
+                truth = float(loss(exact))
+                must_agree(task, "ours", float(ours.loss[ours.label == node]), truth, TOLERANCE)
+                must_agree(task, "per-node loop", float(loss(self.leaf)), truth, PLAIN_TOLERANCE)
 
     def describe(self) -> str:
         """Say how many nodes were looked at."""

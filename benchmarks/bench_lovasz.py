@@ -14,6 +14,7 @@ Baselines are written in _textbook.py; what the pictures and embeddings look lik
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def parse() -> argparse.Namespace:
         parser.error("--replot needs --plot")
     if options.plot and not options.replot and "sweep" not in options.parts:
         parser.error("--plot draws the sweep, which --parts leaves out")
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
     if options.smoke:
         options.size, options.repeats = (32, 64), 1
     return options
