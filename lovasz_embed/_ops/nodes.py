@@ -89,9 +89,14 @@ def group_by_parent(nodes: Nodes, parents: Nodes) -> Nodes:
     most = first.scatter_reduce(0, inside, parent, "amax", include_self=False)[:-1]
     if bool(((least != most) | (least < 0)).any()):
         wrong = int(((least != most) | (least < 0)).nonzero()[0])
-        raise ValueError(
-            "levels must form a tree: every node inside one node of the level above, got node "
-            f"{int(nodes.label[wrong])} outside or across nodes of the level above. "
-            "Ignore those pixels, or use negatives='all'."
-        )
+        raise not_a_tree(int(nodes.label[wrong]))
     return Nodes(nodes.member, nodes.picture, nodes.label, parents.member.long(), least, nodes.size)
+
+
+def not_a_tree(label: int) -> ValueError:
+    """Return the error for a node that is outside or across nodes of the level above."""
+    return ValueError(
+        "levels must form a tree: every node inside one node of the level above, got node "
+        f"{label} outside or across nodes of the level above. "
+        "Ignore those pixels, or use negatives='all'."
+    )

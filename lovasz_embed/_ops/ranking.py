@@ -93,10 +93,13 @@ def weigh_words(
 ) -> float:
     """Weigh the words of one row, which lie in `runs` of an array; return the loss (see `ranking_kernels`)."""
     total = sum(stop - start for start, stop in runs)
-    if len(runs) == 1 and runs[0][0] == 0 and (total < LONG or threads == 1):
+    if total < LONG or threads == 1:
+        end = 0
+        for start, stop in runs:
+            if start > end:
+                words[end : end + stop - start] = words[start:stop]
+            end += stop - start
         return kernels.weigh_row(words, spare, values, kind, total, low, high, foreground, weights)
-    if total == 0:
-        return 0.0
     base, shift, buckets = kernels.grid(total, low, high)
     counts = np.zeros((len(runs), buckets), np.int64)
     share(lambda n: kernels.count(words, *runs[n], base, shift, counts[n]), range(len(runs)), threads)

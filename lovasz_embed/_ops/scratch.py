@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_KEPT = 1 << 28  # bytes; a larger buffer is given back after use
+LARGEST_KEPT = 1 << 25  # bytes; with more, the work outweighs the pages, and it would be missed elsewhere
 
 _kept: list[NDArray[Any]] = []
 

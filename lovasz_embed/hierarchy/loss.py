@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lovasz_embed import _check
-from lovasz_embed._ops.node_hinge import KERNELS, node_hinge
-from lovasz_embed._ops.nodes import Nodes, find_nodes, group_by_parent
+from lovasz_embed._ops.reference import at_least_float32
+from lovasz_embed._ops.tree_hinge import KERNELS, TreeLevel, tree_hinge
+from lovasz_embed.hierarchy.class_terms import class_terms
 from lovasz_embed.hierarchy.levels import Level
 
 NEGATIVES = ("all", "siblings")
@@ -58,6 +59,7 @@ def hierarchical_lovasz_hinge(
     ncm_weight: float = 0.0,
     ncm_temperature: float = 1.0,
     norm_weight: float = 0.0,
+    truncation: float | None = None,
     impl: str = "auto",
 ) -> HierarchicalLoss:
     r"""Hinge the nodes of a label tree on the distances between pixels and node means.
@@ -89,6 +91,10 @@ def hierarchical_lovasz_hinge(
         ncm_weight: Weight of the nearest-class-mean cross-entropy.
         ncm_temperature: τ above; smaller is a sharper softmax.
         norm_weight: Weight of the regulariser that keeps the first level's means near the origin.
+        truncation: For the gaussian kernel, whose negatives are never at rest: negatives with an error up to this
+            cost nothing. A node's loss falls by at most as much, and the gradient by at most
+            2 t sqrt(ln 2 ln(2 / t)) / r in sum (docs/mathematics.md). None is 2^-30, below what float32 keeps;
+            0 leaves nothing out.
         impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never meaning.
 
     Returns:
@@ -115,7 +121,7 @@ def hierarchical_lovasz_hinge(
         Kerola et al., Hierarchical Lovász Embeddings for Proposal-free Panoptic Segmentation, CVPR 2021.
         The kernels, margins and defaults are ours; see docs/faithfulness.md.
     """
-    _check_arguments(embedding, levels, kernel, negatives, impl)
+    _check_arguments(embedding, levels, kernel, negatives, truncation, impl)
     for name, weight in (
         ("pull_weight", pull_weight),
         ("ncm_weight", ncm_weight),
@@ -127,45 +133,33 @@ def hierarchical_lovasz_hinge(
         raise ValueError(_check.message("class_means", "be given where pull_weight is above 0", None))
     with torch.autocast(embedding.device.type, enabled=False):
         flat = embedding.flatten(2)
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        total = flat.sum() * 0
-        per_level, per_node = [], []
-        parents: Nodes | None = None
-        roots: tuple[Nodes, Tensor] | None = None
-        for level in levels:
-            nodes = find_nodes(level.labels.flatten(1), per_picture=level.per_picture)
-            seen = flat if level.dims is None else flat[:, list(level.dims)]
-            means = nodes.means(seen)
-            roots = roots or (nodes, means)
-            grouped = group_by_parent(nodes, parents) if parents and negatives == "siblings" else nodes
-            radius2, margin2 = _squares(level, nodes, means)
-            loss, losses = node_hinge(seen, means, radius2, margin2, grouped, kernel, impl)
-            total = total + level.weight * loss
-            per_level.append(loss.detach())
-            per_node.append(NodeLosses(nodes.picture, nodes.label, losses))
-            parents = nodes
-        ncm = flat.new_zeros(())
-        if roots and (ncm_weight or pull_weight or norm_weight) and len(roots[0]):
-            root, dims = levels[0], levels[0].dims
-            nodes, means = roots
-            if class_means is not None:
-                _check_class_means(class_means, flat.shape[1], nodes)
-                class_means = class_means.detach().to(means)
-                class_means = class_means if dims is None else class_means[:, list(dims)]
-            scale = root.radius**2
-            if ncm_weight:
-                seen = flat if dims is None else flat[:, list(dims)]
-                ncm = _ncm_cross_entropy(seen, nodes, means, class_means, ncm_temperature * scale)
-                total = total + ncm_weight * ncm
-            if pull_weight and class_means is not None:
-                # A class not met yet pulls nowhere; masked after the square, its NaN would stay in the gradient.
-                aim = class_means[nodes.label]
-                gap = means - torch.where(aim.isnan(), means.detach(), aim)
-                total = total + pull_weight * gap.square().sum(1).mean() / scale
-            if norm_weight:
-                total = total + norm_weight * means.square().sum(1).mean() / scale
-    stacked = torch.stack(per_level) if per_level else flat.new_zeros(0)
-    return HierarchicalLoss(total, stacked, tuple(per_node), ncm.detach())
+        flat = at_least_float32(flat)
+        tree = [
+            TreeLevel(
+                level.labels.flatten(1),
+                level.radius,
+                level.margin2,
+                level.weight,
+                level.per_picture,
+                level.dims,
+                None if level.bandwidth is None else level.bandwidth.flatten(1),
+            )
+            for level in levels
+        ]
+        total, per_level, per_node = tree_hinge(
+            flat, tree, kernel=kernel, siblings=negatives == "siblings", cut=_cut(kernel, truncation), impl=impl
+        )
+        more, ncm = class_terms(
+            flat,
+            tree[0],
+            class_means,
+            pull_weight=pull_weight,
+            ncm_weight=ncm_weight,
+            ncm_temperature=ncm_temperature,
+            norm_weight=norm_weight,
+        )
+        total = total + more
+    return HierarchicalLoss(total, per_level, tuple(NodeLosses(*nodes) for nodes in per_node), ncm.detach())
 
 
 class HierarchicalLovaszHinge(nn.Module):
@@ -174,7 +168,7 @@ class HierarchicalLovaszHinge(nn.Module):
     Example:
         >>> HierarchicalLovaszHinge(negatives="siblings")
         HierarchicalLovaszHinge(kernel='margin', negatives='siblings', pull_weight=0.0, ncm_weight=0.0,
-            ncm_temperature=1.0, norm_weight=0.0, impl='auto')
+            ncm_temperature=1.0, norm_weight=0.0, truncation=None, impl='auto')
     """
 
     def __init__(
@@ -186,23 +180,25 @@ class HierarchicalLovaszHinge(nn.Module):
         ncm_weight: float = 0.0,
         ncm_temperature: float = 1.0,
         norm_weight: float = 0.0,
+        truncation: float | None = None,
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        _check.one_of("kernel", kernel, KERNELS)
-        _check.one_of("negatives", negatives, NEGATIVES)
-        _check.one_of("impl", impl, IMPLEMENTATIONS)
+        _check_options(kernel, negatives, truncation, impl)
         self.kernel = kernel
         self.negatives = negatives
         self.pull_weight = pull_weight
         self.ncm_weight = ncm_weight
         self.ncm_temperature = ncm_temperature
         self.norm_weight = norm_weight
+        self.truncation = truncation
         self.impl = impl
 
     def extra_repr(self) -> str:
         """Print the constructor's arguments."""
-        names = ("kernel", "negatives", "pull_weight", "ncm_weight", "ncm_temperature", "norm_weight", "impl")
+        names = (
+            "kernel", "negatives", "pull_weight", "ncm_weight", "ncm_temperature", "norm_weight", "truncation", "impl",
+        )  # fmt: skip
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(
@@ -219,45 +215,34 @@ class HierarchicalLovaszHinge(nn.Module):
             ncm_weight=self.ncm_weight,
             ncm_temperature=self.ncm_temperature,
             norm_weight=self.norm_weight,
+            truncation=self.truncation,
             impl=self.impl,
         )
 
 
-def _squares(level: Level, nodes: Nodes, means: Tensor) -> tuple[Tensor, float]:
-    """Squared radius of every node, (K,), and squared margin."""
-    if level.bandwidth is None:
-        radius = means.new_full((len(nodes),), level.radius)
-    else:
-        radius = nodes.means(level.bandwidth.flatten(1).unsqueeze(1).to(means.dtype)).squeeze(1)
-    return radius.square(), level.margin2
+def _cut(kernel: str, truncation: float | None) -> float:
+    """Return the error up to which negatives are left out."""
+    if kernel == "margin":
+        return 0.0
+    return 2.0**-30 if truncation is None else truncation
 
 
-def _ncm_cross_entropy(
-    embedding: Tensor, nodes: Nodes, means: Tensor, class_means: Tensor | None, scale: float
-) -> Tensor:
-    """Cross-entropy of softmax(-|e - µ_c|² / scale) over the pixels that have a label (and a known mean)."""
-    if class_means is None:
-        centres, target = means, nodes.member
-    else:
-        centres = class_means
-        target = torch.where(nodes.member < 0, -1, nodes.label[nodes.member.clamp(min=0)])
-    known = ~centres.isnan().any(1)
-    target = torch.where((target < 0) | ~known[target.clamp(min=0)], -1, target)
-    # |e|² is the same for every class and drops out of the softmax: one matrix product is left.
-    near = torch.where(known[:, None], centres, 0)
-    # Where no class is known yet all logits are equal: minus infinity throughout would make the gradient NaN.
-    absent = ~known & known.any()
-    bias = torch.where(absent, -torch.inf, -near.square().sum(1)) / scale
-    logits = bias[:, None] + (2 / scale * near) @ embedding
-    sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
-    return sums / (target >= 0).sum().clamp(min=1)
-
-
-def _check_arguments(embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, impl: str) -> None:
-    _check.is_embedding("embedding", embedding)
+def _check_options(kernel: str, negatives: str, truncation: float | None, impl: str) -> None:
     _check.one_of("kernel", kernel, KERNELS)
     _check.one_of("negatives", negatives, NEGATIVES)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
+    if truncation is not None:
+        _check.non_negative("truncation", truncation)
+        if kernel != "gaussian":
+            remedy = "The margin kernel lets go of far pixels by itself."
+            raise ValueError(_check.message("truncation", "be None for kernel='margin'", truncation, remedy))
+
+
+def _check_arguments(
+    embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, truncation: float | None, impl: str
+) -> None:
+    _check.is_embedding("embedding", embedding)
+    _check_options(kernel, negatives, truncation, impl)
     _check.runs_on(embedding.device, impl, "embedding")
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
@@ -274,14 +259,5 @@ def _check_arguments(embedding: Tensor, levels: Sequence[Level], kernel: str, ne
         if level.bandwidth is not None and kernel != "gaussian":
             remedy = "Use kernel='gaussian', or drop it."
             raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
-    if embedding.device.type == "cpu":
+    if embedding.device.type == "cpu" and not torch.compiler.is_compiling():
         _check.all_finite("embedding", embedding)
-
-
-def _check_class_means(class_means: Tensor, dims: int, nodes: Nodes) -> None:
-    _check.is_floating("class_means", class_means)
-    if class_means.ndim != 2 or class_means.shape[1] != dims:
-        raise ValueError(_check.message("class_means", f"have shape (C, {dims})", tuple(class_means.shape)))
-    if len(nodes) and int(nodes.label.max()) >= class_means.shape[0]:
-        rule = f"have a row for every label of levels[0] (up to {int(nodes.label.max())})"
-        raise ValueError(_check.message("class_means", rule, f"{class_means.shape[0]} rows"))

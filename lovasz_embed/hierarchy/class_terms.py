@@ -1,0 +1,96 @@
+"""Terms of the loss that look at class means: the nearest-class-mean cross-entropy, the pull, the regulariser."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lovasz_embed import _check
+from lovasz_embed._ops.nodes import Nodes, find_nodes
+from lovasz_embed._ops.tree_hinge import TreeLevel
+
+
+def class_terms(
+    embedding: Tensor,
+    level: TreeLevel,
+    class_means: Tensor | None,
+    *,
+    pull_weight: float,
+    ncm_weight: float,
+    ncm_temperature: float,
+    norm_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of the terms, and the cross-entropy alone, both 0-d.
+
+    Args:
+        embedding: (B, D, P).
+        level: The tree's first level; its radius is the unit of length.
+        class_means: Running means (C, D) of the level's labels; rows of NaN are classes not met yet.
+        pull_weight: Weight of the pull of the batch's means towards the running ones.
+        ncm_weight: Weight of the cross-entropy.
+        ncm_temperature: Its temperature, in squared radii.
+        norm_weight: Weight of the batch's means' squared length.
+    """
+    nothing = embedding.new_zeros(())
+    if class_means is not None:
+        _check_class_means(class_means, embedding.shape[1], level.labels)
+        class_means = class_means.detach().to(embedding)
+        class_means = class_means if level.dims is None else class_means[:, list(level.dims)]
+    if not (pull_weight or ncm_weight or norm_weight):
+        return nothing, nothing
+    seen = embedding if level.dims is None else embedding[:, list(level.dims)]
+    scale = level.radius**2
+    total = ncm = nothing
+    if ncm_weight and class_means is not None:
+        target = torch.where(level.labels < 0, -1, level.labels.long())
+        ncm = _cross_entropy(seen, class_means, target, ncm_temperature * scale)
+        total = total + ncm_weight * ncm
+        if not (pull_weight or norm_weight):
+            return total, ncm
+    # How many nodes there are depends on the labels: from here on a compiled graph would break.
+    nodes = find_nodes(level.labels, per_picture=level.per_picture)
+    if not len(nodes):
+        return total, ncm
+    means = nodes.means(seen)
+    if ncm_weight and class_means is None:
+        ncm = _cross_entropy(seen, means, _targets(nodes), ncm_temperature * scale)
+        total = total + ncm_weight * ncm
+    if pull_weight and class_means is not None:
+        # A class not met yet pulls nowhere; masked after the square, its NaN would stay in the gradient.
+        aim = class_means[nodes.label]
+        gap = means - torch.where(aim.isnan(), means.detach(), aim)
+        total = total + pull_weight * gap.square().sum(1).mean() / scale
+    if norm_weight:
+        total = total + norm_weight * means.square().sum(1).mean() / scale
+    return total, ncm
+
+
+def _targets(nodes: Nodes) -> Tensor:
+    return torch.where(nodes.member < 0, -1, nodes.member)
+
+
+def _cross_entropy(embedding: Tensor, centres: Tensor, target: Tensor, scale: float) -> Tensor:
+    """Cross-entropy of softmax(-|e - µ_c|² / scale) over the pixels that have a label and a known mean."""
+    known = ~centres.isnan().any(1)
+    usable = (target >= 0) & (target < len(known))
+    target = torch.where(usable & known[torch.where(usable, target, 0)], target, -1)
+    # |e|² is the same for every class and drops out of the softmax: one matrix product is left.
+    near = torch.where(known[:, None], centres, 0)
+    # Where no class is known yet all logits are equal: minus infinity throughout would make the gradient NaN.
+    absent = ~known & known.any()
+    bias = torch.where(absent, -torch.inf, -near.square().sum(1)) / scale
+    logits = bias[:, None] + (2 / scale * near) @ embedding
+    sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+    return sums / (target >= 0).sum().clamp(min=1)
+
+
+def _check_class_means(class_means: Tensor, dims: int, labels: Tensor) -> None:
+    _check.is_floating("class_means", class_means)
+    if class_means.ndim != 2 or class_means.shape[1] != dims:
+        raise ValueError(_check.message("class_means", f"have shape (C, {dims})", tuple(class_means.shape)))
+    if torch.compiler.is_compiling() or not labels.numel():
+        return
+    highest = int(labels.max())
+    if highest >= class_means.shape[0]:
+        rule = f"have a row for every label of levels[0] (up to {highest})"
+        raise ValueError(_check.message("class_means", rule, f"{class_means.shape[0]} rows"))
