@@ -1,7 +1,9 @@
-"""Errors of a node from distances to its mean, and the way of the gradient back to embeddings and mean.
+"""Errors of nodes from distances to their means, and the way of the gradient back to embeddings and means.
 
-Both go block by block over the active blocks of a node (see `node_kernels`), plane by plane inside a block, so that
-every inner loop runs over neighbouring pixels and is vectorised.
+All go block by block, and within a block node by node, so that a block's embeddings stay in the first-level cache
+for all nodes; and plane by plane inside, so that every inner loop runs over neighbouring pixels and is vectorised.
+
+The planes of a picture are one flat array: dimension d of pixel p lies at d * pixels + p.
 """
 
 from __future__ import annotations
@@ -18,147 +20,264 @@ Array = NDArray[Any]
 
 _BLOCK = 512  # as in node_kernels
 _IGNORED = -2
+_TOP = 0x7FFFFFFF  # as in ranking_kernels
 
 
 @jit
-def node_errors(
+def count_errors(
     planes: Array,
+    pixels: int,
     dims: Array,
     member: Array,
     group: Array,
-    own_group: int,
+    first_block: int,
+    last_block: int,
+    first_node: int,
+    groups: Array,
+    means: Array,
+    radius2: Array,
+    margin2: float,
+    gaussian: bool,
+    cut: float,
+    counts: Array,
+) -> None:
+    """Replace every count that is not 0, [node, block], by the number of positive errors of the node there.
+
+    Goes through the blocks [first_block, last_block) of one picture, for as many nodes from `first_node` on as
+    there are rows of counts. An empty `group` lets every pixel be a negative; otherwise those of groups[node] are.
+    """
+    errors = np.zeros(_BLOCK, planes.dtype)
+    for block in range(first_block, last_block):
+        start = block * _BLOCK
+        size = min(_BLOCK, pixels - start)
+        own = member[start : start + size]
+        for n in range(len(counts)):
+            if counts[n, block]:
+                node = first_node + n
+                _errors(
+                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, errors
+                )
+                if group.size:
+                    _only_siblings(errors, group[start : start + size], groups[node])
+                found = np.int32(0)
+                for i in range(size):
+                    found += np.int32(errors[i] > 0)
+                counts[n, block] = found
+
+
+@jit
+def write_errors(
+    planes: Array,
+    pixels: int,
+    dims: Array,
+    member: Array,
+    group: Array,
+    first_block: int,
+    last_block: int,
+    first_node: int,
+    groups: Array,
+    means: Array,
+    radius2: Array,
+    margin2: float,
+    gaussian: bool,
+    cut: float,
+    counts: Array,
+    starts: Array,
+    words: Array,
+    places: Array,
+    values: Array,
+) -> None:
+    """Write the words (see `ranking_kernels`) of the positive errors of every node, from starts[node, block] on.
+
+    `places` gets the pixel within the block, and `values`, unless it is empty, the error.
+    """
+    errors = np.zeros(_BLOCK, planes.dtype)
+    narrow = errors.view(np.int32) if errors.itemsize == 4 else np.zeros(1, np.int32)
+    wide = errors.view(np.int64) if errors.itemsize == 8 else np.zeros(1, np.int64)
+    positive = np.zeros(_BLOCK, np.uint8)
+    eight = positive.view(np.uint64)
+    where = np.empty(_BLOCK + 1, np.int32)
+    for block in range(first_block, last_block):
+        start = block * _BLOCK
+        size = min(_BLOCK, pixels - start)
+        own = member[start : start + size]
+        for n in range(len(counts)):
+            if counts[n, block] == 0:
+                continue
+            node = first_node + n
+            _errors(planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, errors)
+            if group.size:
+                _only_siblings(errors, group[start : start + size], groups[node])
+            positive[size:] = 0
+            for i in range(size):
+                positive[i] = errors[i] > 0
+            found = 0
+            for j in range(_BLOCK // 8):
+                if eight[j]:
+                    for i in range(8 * j, 8 * j + 8):
+                        where[found] = i
+                        found += positive[i]
+            at = starts[n, block]
+            for k in range(found):
+                i = where[k]
+                if errors.itemsize == 4:
+                    key = np.int64(narrow[i])
+                else:
+                    key = max(wide[i] >> 32, 1)
+                words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[i] == node)
+                places[at + k] = i
+            if values.size:
+                for k in range(found):
+                    values[at + k] = errors[where[k]]
+
+
+@jit
+def _errors(
+    planes: Array,
+    pixels: int,
+    dims: Array,
+    member: Array,
+    start: int,
     node: int,
     mean: Array,
     radius2: float,
     margin2: float,
     gaussian: bool,
     cut: float,
-    active: Array,
-    first: int,
-    last: int,
     errors: Array,
-    mask: Array,
 ) -> None:
-    """Write errors and membership of every pixel of the blocks active[first:last], `_BLOCK` a block, from 0 on.
-
-    Pixels of no account get the error 0, and so does a negative whose error is at most `cut`. An empty `group`
-    lets every pixel be a negative.
-    """
-    _, _, pixels = planes.shape
-    blocks = (pixels + _BLOCK - 1) // _BLOCK
+    """Write the error of every pixel of a block; 0 where it is ignored, or a negative with an error up to `cut`."""
+    size = member.size
     one = planes.dtype.type(1)
     zero = planes.dtype.type(0)
-    falloff = math.log(2.0) / radius2
-    far = -math.log(0.5 * cut) / falloff if gaussian and cut > 0 else np.inf
-    distances = np.empty(_BLOCK, planes.dtype)
-    for number in range(first, last):
-        picture = active[number] // blocks
-        start = (active[number] - picture * blocks) * _BLOCK
-        size = min(_BLOCK, pixels - start)
-        at = (number - first) * _BLOCK
-        distances[:] = 0
-        for j in range(dims.size):
-            plane = planes[picture, dims[j], start : start + size]
-            centre = mean[j]
-            for i in range(size):
-                gap = plane[i] - centre
-                distances[i] += gap * gap
-        nodes = member[picture, start : start + size]
+    errors[:] = 0
+    j = 0
+    while j + 4 <= dims.size:  # four planes at a time: the sums are stored a quarter as often
+        first, second = dims[j] * pixels + start, dims[j + 1] * pixels + start
+        third, fourth = dims[j + 2] * pixels + start, dims[j + 3] * pixels + start
+        plane_a, plane_b = planes[first : first + size], planes[second : second + size]
+        plane_c, plane_d = planes[third : third + size], planes[fourth : fourth + size]
+        a, b, c, d = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
         for i in range(size):
-            mask[at + i] = nodes[i] == node
-        if gaussian:
-            for i in range(size):
-                if mask[at + i]:
-                    errors[at + i] = 2 - 2 * math.exp(-distances[i] * falloff)
-                else:
-                    errors[at + i] = 2 * math.exp(-distances[i] * falloff) if distances[i] < far else 0.0
-        else:
-            for i in range(size):
-                score = (radius2 - distances[i]) / margin2
-                errors[at + i] = one - score if mask[at + i] else one + score
+            gap_a, gap_b, gap_c, gap_d = plane_a[i] - a, plane_b[i] - b, plane_c[i] - c, plane_d[i] - d
+            errors[i] += (gap_a * gap_a + gap_b * gap_b) + (gap_c * gap_c + gap_d * gap_d)
+        j += 4
+    while j < dims.size:
+        first = dims[j] * pixels + start
+        plane_a = planes[first : first + size]
+        a = mean[j]
         for i in range(size):
-            errors[at + i] = zero if nodes[i] == _IGNORED else errors[at + i]
-        if group.size:
-            groups = group[picture, start : start + size]
-            for i in range(size):
-                errors[at + i] = errors[at + i] if groups[i] == own_group else zero
-        for i in range(size, _BLOCK):
-            errors[at + i] = 0
-            mask[at + i] = 0
+            gap_a = plane_a[i] - a
+            errors[i] += gap_a * gap_a
+        j += 1
+    if gaussian:
+        falloff = math.log(2.0) / radius2
+        far = -math.log(0.5 * cut) / falloff if cut > 0 else np.inf
+        for i in range(size):
+            if member[i] == node:
+                errors[i] = 2 - 2 * math.exp(-errors[i] * falloff)
+            else:
+                errors[i] = 2 * math.exp(-errors[i] * falloff) if errors[i] < far else 0.0
+    else:
+        for i in range(size):
+            score = (radius2 - errors[i]) / margin2
+            errors[i] = one - score if member[i] == node else one + score
+    for i in range(size):
+        errors[i] = zero if member[i] == _IGNORED else errors[i]
+
+
+@jit
+def _only_siblings(errors: Array, group: Array, own: int) -> None:
+    """Clear the errors of the pixels of another group."""
+    zero = errors.dtype.type(0)
+    for i in range(group.size):
+        errors[i] = errors[i] if group[i] == own else zero
 
 
 @jit
 def push(
     planes: Array,
+    pixels: int,
     dims: Array,
+    member: Array,
+    first_block: int,
+    last_block: int,
+    first_node: int,
     means: Array,
     radius2: Array,
     margin2: float,
     gaussian: bool,
     scale: float,
-    first_node: int,
-    active: Array,
+    counts: Array,
     starts: Array,
-    first_block: int,
-    last_block: int,
-    errors: Array,
-    mask: Array,
+    places: Array,
+    values: Array,
     weights: Array,
     grad: Array,
     sums: Array,
 ) -> None:
-    """Take the slopes along the logits back, for the nodes of one batch and the blocks [first_block, last_block).
+    """Take the slopes along the logits back to the embeddings of the blocks [first_block, last_block) of a picture.
 
-    The n-th node of the batch owns active[starts[n] : starts[n + 1]], ascending. Adds to grad (B, D, P), and to
-    sums (nodes, D + 1) the slopes along each node's mean and squared radius.
+    Adds to grad, laid out like planes, and to sums [node, D + 1] the slopes along each node's mean and squared
+    radius.
     """
-    _, _, pixels = planes.shape
-    blocks = (pixels + _BLOCK - 1) // _BLOCK
     steps = np.zeros(_BLOCK, planes.dtype)
     pushes = np.zeros(_BLOCK, planes.dtype)
     parts = np.empty(8)
-    for n in range(starts.size - 1):
-        own = active[starts[n] : starts[n + 1]]
-        place = starts[n] + np.searchsorted(own, first_block)
-        stop = starts[n] + np.searchsorted(own, last_block)
-        node = first_node + n
-        falloff = math.log(2.0) / radius2[node]
-        for number in range(place, stop):
-            slopes = weights[number * _BLOCK : (number + 1) * _BLOCK]
-            found = np.int32(0)
-            for i in range(_BLOCK):
-                found += np.int32(slopes[i] != 0)
-            if found == 0:
+    for block in range(first_block, last_block):
+        start = block * _BLOCK
+        size = min(_BLOCK, pixels - start)
+        for n in range(len(counts)):
+            count = counts[n, block]
+            if count == 0:
                 continue
-            picture = active[number] // blocks
-            start = (active[number] - picture * blocks) * _BLOCK
-            size = min(_BLOCK, pixels - start)
+            node = first_node + n
+            at = starts[n, block]
+            slopes = weights[at : at + count]
+            pixel = places[at : at + count]
             if gaussian:
-                at = number * _BLOCK
-                for i in range(_BLOCK):
+                falloff = math.log(2.0) / radius2[node]
+                for k in range(slopes.size):
                     # The logit is 2 phi - 1 with phi = exp(-d² falloff).
-                    half = 0.5 * errors[at + i]
-                    phi = 1 - half if mask[at + i] else half
-                    steps[i] = -4 * scale * falloff * phi * slopes[i]
+                    half = 0.5 * values[at + k]
+                    phi = 1 - half if member[start + pixel[k]] == node else half
                     if phi > 0:
-                        sums[n, dims.size] -= 2 * scale / radius2[node] * phi * math.log(phi) * slopes[i]
+                        sums[n, dims.size] -= 2 * scale / radius2[node] * phi * math.log(phi) * slopes[k]
+                    slopes[k] *= -4 * scale * falloff * phi
             else:
                 factor = planes.dtype.type(-2 * scale / margin2)
-                for i in range(_BLOCK):
-                    steps[i] = factor * slopes[i]
-            for j in range(dims.size):
-                plane = planes[picture, dims[j], start : start + size]
-                target = grad[picture, dims[j], start : start + size]
-                centre = means[node, j]
-                for i in range(size):
-                    pushes[i] = steps[i] * (plane[i] - centre)
-                    target[i] += pushes[i]
+                for k in range(slopes.size):
+                    slopes[k] *= factor
+            if count * 4 < size:
+                for j in range(dims.size):
+                    plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                    target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                    centre = means[node, j]
+                    total = 0.0
+                    for k in range(slopes.size):
+                        i = np.uint32(pixel[k])
+                        step = slopes[k] * (plane[i] - centre)
+                        target[i] += step
+                        total += step
+                    sums[n, j] -= total
+            else:
+                steps[:] = 0
+                for k in range(slopes.size):
+                    steps[pixel[k]] = slopes[k]
                 pushes[size:] = 0
-                parts[:] = 0
-                for i in range(0, _BLOCK, 8):
-                    for lane in range(8):
-                        parts[lane] += pushes[i + lane]
-                sums[n, j] -= parts.sum()
+                for j in range(dims.size):
+                    plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                    target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                    centre = means[node, j]
+                    for i in range(size):
+                        step = steps[i] * (plane[i] - centre)
+                        target[i] += step
+                        pushes[i] = step
+                    parts[:] = 0
+                    for i in range(0, _BLOCK, 8):
+                        for lane in range(8):
+                            parts[lane] += pushes[i + lane]
+                    sums[n, j] -= parts.sum()
 
 
 @jit
@@ -173,4 +292,4 @@ def spread(member: Array, dims: Array, shares: Array, grad: Array) -> None:
             row = shares[j]
             target = grad[dims[j], first : first + _BLOCK]
             for i in range(nodes.size):
-                target[i] += row[nodes[i] + 2]
+                target[i] += row[np.uint32(nodes[i] + 2)]

@@ -130,13 +130,19 @@ def add_up(planes: Array, dims: Array, member: Array, sums: Array) -> None:
 
 
 @jit
-def balls(planes: Array, dims: Array, first_block: int, centres: Array, reaches: Array) -> None:
-    """Write a ball around the embeddings of every block of (D, pixels): centres (D, blocks) and radii."""
+def balls(
+    planes: Array, dims: Array, first_block: int, last_block: int, offset: int, centres: Array, reaches: Array
+) -> None:
+    """Write balls around the embeddings of the blocks [first_block, last_block) of a picture (D, pixels).
+
+    Their centres (D, blocks) and radii are written from `offset` on.
+    """
     pixels = planes.shape[1]
     distances = np.empty(BLOCK, planes.dtype)
-    for first in range(0, pixels, BLOCK):
+    for number in range(first_block, last_block):
+        first = number * BLOCK
         size = min(BLOCK, pixels - first)
-        block = first_block + first // BLOCK
+        block = offset + number
         distances[:] = 0
         for j in range(dims.size):
             plane = planes[dims[j], first : first + size]
@@ -155,7 +161,7 @@ def balls(planes: Array, dims: Array, first_block: int, centres: Array, reaches:
 
 
 @jit
-def blocks_of(
+def near_blocks(
     node: int,
     mean: Array,
     first_block: int,
@@ -166,13 +172,12 @@ def blocks_of(
     allowed: Array,
     inner: float,
     outer: float,
-    active: Array,
-    at: int,
-) -> int:
-    """Write the blocks that can hold a positive error of a node to active[at:]; return where they end.
+    near: Array,
+) -> None:
+    """Set near[block] to 1 where a block can hold a positive error of a node, to 0 elsewhere.
 
-    A negative costs nothing from the distance `outer` on, a positive nothing up to `inner`. `touched` and `allowed`
-    tell, from `first_block` on, the blocks with pixels of the node and those with possible negatives.
+    A negative costs nothing from the distance `outer` on, a positive nothing up to `inner`. `near`, `touched` and
+    `allowed` begin at first_block; the latter two tell which blocks have pixels of the node, and possible negatives.
     """
     blocks = touched.size
     distances = np.zeros(blocks)
@@ -190,11 +195,7 @@ def blocks_of(
         reach = reaches[block] * (1 + 1e-6) + slack
         if touched[i]:
             rest = inner - reach
-            at_rest = kind[block] == node and rest > 0 and distances[i] <= rest * rest
+            near[i] = not (kind[block] == node and rest > 0 and distances[i] <= rest * rest)
         else:
             bound = outer + reach
-            at_rest = not (allowed[i] and distances[i] <= bound * bound)
-        if not at_rest:
-            active[at] = block
-            at += 1
-    return at
+            near[i] = allowed[i] and distances[i] <= bound * bound

@@ -1,18 +1,19 @@
-"""CPU engine of the tree hinge: node by node, never nodes x pixels, with the gradient known at the end of forward.
+"""CPU engine of the tree hinge: never nodes x pixels, and the gradient is known at the end of forward.
 
-Data on their way: a level's labels become `member`, the node of every pixel; pixels are looked at in blocks; a
-batch is as many nodes as have room together, each with the blocks that can hold a positive error of it. A batch's
-errors are computed, ranked (ranking.py) and pushed back into the embedding's gradient before the next one's.
+Data on their way: a level's labels become `member`, the node of every pixel. Pixels are looked at in blocks. A first
+pass counts the positive errors of every node in every block that can hold any; now it is known which nodes have
+room together. Their errors are written, ranked (ranking.py) and pushed back into the embedding's gradient, then
+those of the next.
 
-Floor: reading the active blocks of every node once for the errors and once for the gradient, 4 D bytes a pixel, and
-ranking the positive errors. Scratch is 25 bytes a pixel for float32, for any number of nodes and threads.
+Floor: every pair of a node and a block that is near it costs D subtractions and multiplications a pixel, twice; every
+positive error is ranked and pushed into D dimensions. Scratch is 22 bytes a pixel for float32, for any number of
+nodes and threads, and 6 bytes a pair of node and block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,205 +23,280 @@ from lovasz_embed._ops import distance_kernels, node_kernels
 from lovasz_embed._ops.node_kernels import BLOCK
 from lovasz_embed._ops.numbered_level import NumberedLevel, node_means
 from lovasz_embed._ops.ranking import weigh_words
-from lovasz_embed._ops.ranking_kernels import ERROR, compact
+from lovasz_embed._ops.ranking_kernels import ERROR
 from lovasz_embed._ops.scratch import scratch
 from lovasz_embed._ops.threads import share
 
 Array = NDArray[Any]
 
-_NO_LABEL = -(2**63)
-_RUN = 64  # blocks that one task computes the errors of
-_CHUNKS = 32  # parts of the batch of pictures that are pushed side by side, and summed in order
-
-
-def level_hinge(
-    planes: Array,
-    dims: Array,
-    level: NumberedLevel,
-    parents: tuple[Array, NumberedLevel] | None,
-    radius2: Array,
-    margin2: float,
-    *,
-    gaussian: bool,
-    cut: float,
-    scale: float,
-    grad: Array,
-    threads: int,
-) -> tuple[Array, Array]:
-    """Return the loss of every node, and its slope along the squared radius times `scale`; (K,) float64 each.
-
-    Args:
-        planes: The embedding (B, D, P).
-        dims: The dimensions that the level looks at.
-        level: Its nodes.
-        parents: The parent of each node and the level above, if only siblings are negatives.
-        radius2: (K,) in the embedding's dtype.
-        margin2: Squared margin of the margin kernel.
-        gaussian: Whether the kernel is the gaussian one.
-        cut: Error up to which a negative is left out (gaussian).
-        scale: Factor of the losses' gradient.
-        grad: Added to: scale times the slope of the sum of the losses, (B, D, P). Empty: not wanted.
-        threads: How many share the work.
-    """
-    batch, _, pixels = planes.shape
-    blocks = -(-pixels // BLOCK)
-    count = len(level.label)
-    losses, slopes = np.zeros(count), np.zeros(count)
-    means = node_means(planes, dims, level, threads)
-    centres, reaches = np.empty((dims.size, batch * blocks), planes.dtype), np.empty(batch * blocks, planes.dtype)
-    share(lambda b: node_kernels.balls(planes[b], dims, b * blocks, centres, reaches), range(batch), threads)
-    inner, outer = _dead_zone(radius2.astype(np.float64), margin2, gaussian, cut)
-    narrow = means.astype(planes.dtype)
-    mean_slopes = np.zeros((count, dims.size))
-    room = batch * blocks
-    active = np.empty(2 * room, np.int32)
-    dtype = planes.dtype
-
-    def blocks_of(node: int, at: int) -> int:
-        first = level.first_block(node, blocks)
-        touched = level.touched[node]
-        allowed = np.ones_like(touched)
-        if parents is not None:
-            parent, above = parents
-            start = first - above.first_block(int(parent[node]), blocks)
-            allowed = above.touched[parent[node], start : start + touched.size]
-        return node_kernels.blocks_of(
-            node, narrow[node], first, centres, reaches, level.kind, touched, allowed,
-            inner[node], outer[node], active, at,
-        )  # fmt: skip
-
-    with scratch(
-         (room * BLOCK, dtype), (room * BLOCK, np.uint8), (room * BLOCK, np.int64),
-        (room * BLOCK, np.int64), (room * BLOCK, dtype),
-    ) as (errors, mask, words, spare, weights):  # fmt: skip
-        for nodes, starts in _batches(count, room, blocks_of, active):
-            own = slice(nodes.start, nodes.stop)
-            some = _Batch(
-                planes, dims, level, parents, narrow, radius2, margin2, gaussian, cut, nodes, active, starts
-            )  # fmt: skip
-            weights[: starts[-1] * BLOCK] = 0
-            losses[own] = some.losses(errors, mask, words, spare, weights, threads)
-            if grad.size:
-                sums = some.push(errors, mask, weights, scale, grad, threads)
-                mean_slopes[own], slopes[own] = sums[:, :-1], sums[:, -1]
-    if grad.size:
-        shares = np.zeros((dims.size, count + 2), dtype)
-        shares[:, 2:] = (mean_slopes / level.size[:, None]).T
-        share(lambda b: distance_kernels.spread(level.member[b], dims, shares, grad[b]), range(batch), threads)
-    return losses, slopes
-
-
-def _batches(
-    count: int, room: int, blocks_of: Callable[[int, int], int], active: Array
-) -> Iterator[tuple[range, list[int]]]:
-    """Yield as many nodes as have room together, and where each of them has its blocks in `active`."""
-    first, starts = 0, [0]
-    for node in range(count):
-        end = blocks_of(node, starts[-1])
-        if end > room:
-            yield range(first, node), starts
-            # The one that had no room begins the next batch.
-            own = active[starts[-1] : end].copy()
-            active[: own.size] = own
-            first, starts, end = node, [0], own.size
-        starts.append(end)
-    if count:
-        yield range(first, count), starts
-
-
-def _dead_zone(radius2: Array, margin2: float, gaussian: bool, cut: float) -> tuple[Array, Array]:
-    """Return up to where a positive, and from where on a negative costs nothing, for every node."""
-    if gaussian:
-        reach2 = radius2 * np.log2(2 / cut) if cut > 0 else np.full_like(radius2, np.inf)
-        return np.zeros_like(radius2), np.sqrt(reach2)
-    return np.sqrt(np.maximum(radius2 - margin2, 0)), np.sqrt(radius2 + margin2)
+_RUN = 64  # blocks that one task goes through
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Some nodes of a level and their active blocks: the n-th has active[starts[n] : starts[n + 1]]."""
+class HingeLevel:
+    """A level and everything that its errors depend on.
+
+    Attributes:
+        planes: The embedding (B, D, P), contiguous.
+        dims: The dimensions that the level looks at.
+        nodes: The level's nodes.
+        parents: The parent of each node and the level above, if only siblings are negatives.
+        radius2: Squared radius of each node, (K,), in the embedding's dtype.
+        margin2: Squared margin of the margin kernel.
+        gaussian: Whether the kernel is the gaussian one.
+        cut: Error up to which a negative is left out (gaussian).
+    """
 
     planes: Array
     dims: Array
-    level: NumberedLevel
+    nodes: NumberedLevel
     parents: tuple[Array, NumberedLevel] | None
-    means: Array
     radius2: Array
     margin2: float
     gaussian: bool
     cut: float
+
+
+def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> tuple[Array, Array]:
+    """Return the loss of every node, and its slope along the squared radius times `scale`; (K,) float64 each.
+
+    Args:
+        level: The level.
+        scale: Factor of the gradient.
+        grad: Added to: `scale` times the gradient of the sum of the losses, (B, D, P). Empty: not wanted.
+        threads: How many share the work.
+    """
+    batch, _, pixels = level.planes.shape
+    dtype = level.planes.dtype
+    count = len(level.nodes.label)
+    losses, slopes = np.zeros(count), np.zeros((count, level.dims.size + 1))
+    sweep = _Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
+    counts = sweep.count()
+    room = max(batch * pixels, 1)
+    # Without them a positive float32 error is read from its word.
+    errors_kept = room if level.gaussian or dtype == np.float64 else 0
+    parts = ((room, np.int64), (room, np.int64), (room, np.uint16), (room, dtype), (errors_kept, dtype))
+    with scratch(*parts) as (words, spare, places, weights, errors):
+        for nodes in _together(counts.sum(1, dtype=np.int64), room):
+            own = slice(nodes.start, nodes.stop)
+            entries = _Entries.of(nodes, counts[own], words, spare, places, weights, errors)
+            sweep.write(entries)
+            losses[own] = sweep.weigh(entries)
+            if grad.size:
+                slopes[own] = sweep.push(entries, scale, grad)
+    if grad.size:
+        sweep.spread(slopes[:, :-1], grad)
+    return losses, slopes[:, -1]
+
+
+def _together(totals: Array, room: int) -> Iterator[range]:
+    """Yield ranges of nodes whose entries have room together; no node has more than `room`."""
+    first, held = 0, 0
+    for node, total in enumerate(totals.tolist()):
+        if held + total > room:
+            yield range(first, node)
+            first, held = node, 0
+        held += total
+    if totals.size:
+        yield range(first, totals.size)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The positive errors of some nodes, by node, then by block, then by pixel.
+
+    Attributes:
+        nodes: The nodes.
+        counts: Entries of each node in each block of its pictures, (nodes, N).
+        starts: Where they begin, (nodes, N).
+        words: A word per entry (`ranking_kernels`), and as much room again in `spare`.
+        places: The pixel of each entry, within its block.
+        weights: Slopes along the logits, zero at first.
+        errors: The errors, where words do not tell.
+    """
+
     nodes: range
-    active: Array
-    starts: Sequence[int]
+    counts: Array
+    starts: Array
+    words: Array
+    spare: Array
+    places: Array
+    weights: Array
+    errors: Array
 
-    def losses(
-        self, errors: Array, mask: Array, words: Array, spare: Array, weights: Array, threads: int
-    ) -> list[float]:
-        """Compute and rank the errors; write the slopes along the logits to `weights`."""
-        runs = [
-            (n, first, min(first + _RUN, stop))
-            for n, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True))
-            for first in range(start, stop, _RUN)
+    @classmethod
+    def of(cls, nodes: range, counts: Array, words: Array, spare: Array, *others: Array) -> _Entries:
+        """Lay out the entries, as many as `counts` tells, in arrays of enough room."""
+        ends = np.cumsum(counts, dtype=np.int64).reshape(counts.shape)
+        entries = cls(nodes, counts, ends - counts, words, spare, *others)
+        entries.weights[: int(ends.max(initial=0))] = 0
+        return entries
+
+    def of_node(self, n: int) -> slice:
+        """Return where the n-th node's entries lie."""
+        start = int(self.starts[n, 0])
+        return slice(start, start + int(self.counts[n].sum(dtype=np.int64)))
+
+
+class _Sweep:
+    """Passes over the blocks of all pictures, shared among threads; sums are summed in the order of blocks."""
+
+    def __init__(self, level: HingeLevel, means: Array, threads: int) -> None:
+        self.level = level
+        self.means = means
+        self.threads = threads
+        batch, dims, pixels = level.planes.shape
+        self.planes = level.planes.reshape(batch, dims * pixels)
+        self.blocks = -(-pixels // BLOCK)
+        self.runs = [
+            (b, first, min(first + _RUN, self.blocks)) for b in range(batch) for first in range(0, self.blocks, _RUN)
         ]
-        found = share(partial(self._compact, errors=errors, mask=mask, words=words), runs, threads)
-        by_node: list[list[tuple[int, int, int, int]]] = [[] for _ in self.nodes]
-        for (n, first, _), (end, low, high, *_) in zip(runs, found, strict=True):
-            by_node[n].append((first * BLOCK, end, low, high))
-        weigh = partial(self._weigh, errors=errors, words=words, spare=spare, weights=weights)
-        if len(by_node) >= 4 * threads:
-            return share(lambda n: weigh(n, by_node[n], threads=1), range(len(by_node)), threads)
-        return [weigh(n, runs_of_node, threads=threads) for n, runs_of_node in enumerate(by_node)]
+        margin2 = level.planes.dtype.type(level.margin2)
+        self.shape = (means, level.radius2, margin2, level.gaussian)
 
-    def _compact(
-        self, run: tuple[int, int, int], errors: Array, mask: Array, words: Array
-    ) -> tuple[int, int, int, int, int]:
-        n, first, last = run
-        node = self.nodes[n]
-        parent, above = self.parents or (None, None)
-        place, length = first * BLOCK, (last - first) * BLOCK
-        scalar = self.planes.dtype.type
-        distance_kernels.node_errors(
-            self.planes, self.dims, self.level.member,
-            self.level.member[:0] if above is None else above.member,
-            0 if parent is None else int(parent[node]),
-            node, self.means[node], self.radius2[node], scalar(self.margin2), self.gaussian, self.cut,
-            self.active, first, last, errors[place : place + length], mask[place : place + length],
-        )  # fmt: skip
-        return compact(errors, mask, place, place, length, 1, _NO_LABEL, ERROR, words, place)
+    def count(self) -> Array:
+        """Return the number of positive errors of every node in every block of its pictures, (K, N)."""
+        counts = self._near()
 
-    def _weigh(
-        self,
-        n: int,
-        runs: list[tuple[int, int, int, int]],
-        *,
-        errors: Array,
-        words: Array,
-        spare: Array,
-        weights: Array,
-        threads: int,
-    ) -> float:
-        if not runs:
-            return 0.0
-        region = slice(runs[0][0], self.starts[n + 1] * BLOCK)
-        filled = [(start - region.start, end - region.start) for start, end, _, _ in runs]
-        low, high = min(run[2] for run in runs), max(run[3] for run in runs)
-        size = int(self.level.size[self.nodes[n]])
-        return weigh_words(words[region], spare[region], filled, low, high, errors, ERROR, size, weights, threads)
-
-    def push(self, errors: Array, mask: Array, weights: Array, scale: float, grad: Array, threads: int) -> Array:
-        """Add the gradient of the embeddings; return the slopes along means and squared radii, (nodes, D + 1)."""
-        batch, _, pixels = self.planes.shape
-        edges = np.linspace(0, batch * -(-pixels // BLOCK), _CHUNKS + 1).astype(np.int64)
-        starts = np.asarray(self.starts)
-        sums = np.zeros((_CHUNKS, len(self.nodes), self.dims.size + 1))
-
-        def push(chunk: int) -> None:
-            distance_kernels.push(
-                self.planes, self.dims, self.means, self.radius2, self.margin2, self.gaussian, scale,
-                self.nodes.start, self.active, starts, edges[chunk], edges[chunk + 1],
-                errors, mask, weights, grad, sums[chunk],
+        def count(run: tuple[int, int, int]) -> None:
+            b, first, last = run
+            nodes, columns = self._of_picture(b, range(len(counts)))
+            distance_kernels.count_errors(
+                *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
+                counts[nodes.start : nodes.stop, columns],
             )  # fmt: skip
 
-        share(push, range(_CHUNKS), threads)
+        share(count, self.runs, self.threads)
+        return counts
+
+    def write(self, entries: _Entries) -> None:
+        """Write words, places and errors of the entries."""
+
+        def write(run: tuple[int, int, int]) -> None:
+            b, first, last = run
+            nodes, columns = self._of_picture(b, entries.nodes)
+            rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
+            distance_kernels.write_errors(
+                *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
+                entries.counts[rows, columns], entries.starts[rows, columns], entries.words, entries.places,
+                entries.errors,
+            )  # fmt: skip
+
+        share(write, self.runs, self.threads)
+
+    def weigh(self, entries: _Entries) -> list[float]:
+        """Rank the entries of each node and write their weights; return the nodes' losses."""
+        values = entries.errors if entries.errors.size else entries.weights  # float32 is not looked at
+
+        def weigh(n: int, threads: int) -> float:
+            own = entries.of_node(n)
+            words = entries.words[own]
+            if not words.size:
+                return 0.0
+            low, high = (int(word >> 32) ^ 0x7FFFFFFF for word in (words.max(), words.min()))
+            edges = np.linspace(0, words.size, 4 * threads + 1).astype(np.int64).tolist()
+            runs = list(zip(edges[:-1], edges[1:], strict=True))
+            size = int(self.level.nodes.size[entries.nodes[n]])
+            return weigh_words(
+                words, entries.spare[own], runs, low, high, values, ERROR, size, entries.weights, threads
+            )
+
+        if len(entries.nodes) >= 4 * self.threads:
+            return share(lambda n: weigh(n, 1), range(len(entries.nodes)), self.threads)
+        return [weigh(n, self.threads) for n in range(len(entries.nodes))]
+
+    def push(self, entries: _Entries, scale: float, grad: Array) -> Array:
+        """Add to the gradient; return the slopes along each node's mean and squared radius, (nodes, D + 1)."""
+        sums = np.zeros((len(self.runs), len(entries.nodes), self.level.dims.size + 1))
+        flat = grad.reshape(self.planes.shape)
+
+        def push(number: int) -> None:
+            b, first, last = self.runs[number]
+            nodes, columns = self._of_picture(b, entries.nodes)
+            rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
+            distance_kernels.push(
+                *self._pixels(b), first, last, nodes.start, *self.shape, scale,
+                entries.counts[rows, columns], entries.starts[rows, columns], entries.places, entries.errors,
+                entries.weights, flat[b], sums[number, rows],
+            )  # fmt: skip
+
+        share(push, range(len(self.runs)), self.threads)
         total: Array = sums.sum(0)
         return total
+
+    def spread(self, slopes: Array, grad: Array) -> None:
+        """Pass the slopes along the means on to the pixels that the means are of."""
+        level = self.level
+        shares = np.zeros((level.dims.size, len(slopes) + 2), level.planes.dtype)
+        shares[:, 2:] = (slopes / level.nodes.size[:, None]).T
+
+        def spread(run: tuple[int, int, int]) -> None:
+            b, *blocks = run
+            own = slice(*(block * BLOCK for block in blocks))
+            distance_kernels.spread(level.nodes.member[b, own], level.dims, shares, grad[b, :, own])
+
+        share(spread, self.runs, self.threads)
+
+    def _near(self) -> Array:
+        """Return 1 for every block that can hold a positive error of a node, (K, N) uint16, 0 elsewhere."""
+        level = self.level
+        batch = len(self.planes)
+        centres = np.empty((level.dims.size, batch * self.blocks), level.planes.dtype)
+        reaches = np.empty(batch * self.blocks, level.planes.dtype)
+        share(
+            lambda run: node_kernels.balls(
+                level.planes[run[0]], level.dims, run[1], run[2], run[0] * self.blocks, centres, reaches
+            ),
+            self.runs,
+            self.threads,
+        )
+        inner, outer = _dead_zone(level)
+        near = np.empty(level.nodes.touched.shape, np.uint16)
+
+        def look(node: int) -> None:
+            first = level.nodes.first_block(node, self.blocks)
+            touched = level.nodes.touched[node]
+            node_kernels.near_blocks(
+                node, self.means[node], first, centres, reaches, level.nodes.kind, touched,
+                self._allowed(node, first), inner[node], outer[node], near[node],
+            )  # fmt: skip
+
+        share(look, range(len(near)), self.threads)
+        return near
+
+    def _allowed(self, node: int, first: int) -> Array:
+        """Return which blocks of a node's pictures can hold negatives of it."""
+        if self.level.parents is None:
+            return np.ones_like(self.level.nodes.touched[node])
+        parent, above = self.level.parents
+        start = first - above.first_block(int(parent[node]), self.blocks)
+        touched: Array = above.touched[parent[node], start : start + self.level.nodes.touched.shape[1]]
+        return touched
+
+    def _pixels(self, b: int) -> tuple[Array, int, Array, Array]:
+        return self.planes[b], self.level.planes.shape[2], self.level.dims, self.level.nodes.member[b]
+
+    def _group(self, b: int) -> Array:
+        parents = self.level.parents
+        return self.level.nodes.member[b, :0] if parents is None else parents[1].member[b]
+
+    def _groups(self) -> Array:
+        return self.level.nodes.label if self.level.parents is None else self.level.parents[0]
+
+    def _of_picture(self, b: int, nodes: range) -> tuple[range, slice]:
+        """Return those of some nodes that have pixels in a picture, and the picture's columns in their rows."""
+        picture = self.level.nodes.picture
+        if picture.size and picture[0] < 0:
+            return nodes, slice(b * self.blocks, (b + 1) * self.blocks)
+        first, last = np.searchsorted(picture, [b, b + 1]).tolist()
+        start = min(max(first, nodes.start), nodes.stop)
+        return range(start, min(max(last, start), nodes.stop)), slice(0, self.blocks)
+
+
+def _dead_zone(level: HingeLevel) -> tuple[Array, Array]:
+    """Return up to where a positive, and from where on a negative costs nothing, for every node."""
+    radius2 = level.radius2.astype(np.float64)
+    if level.gaussian:
+        reach2 = radius2 * np.log2(2 / level.cut) if level.cut > 0 else np.full_like(radius2, np.inf)
+        return np.zeros_like(radius2), np.sqrt(reach2)
+    return np.sqrt(np.maximum(radius2 - level.margin2, 0)), np.sqrt(radius2 + level.margin2)

@@ -16,7 +16,7 @@ from lovasz_embed._ops.numbered_level import NumberedLevel, number_level, parent
 from lovasz_embed._ops.ranking import LARGEST
 from lovasz_embed._ops.threads import crew_size
 from lovasz_embed._ops.tree_hinge import TreeLevel, TreeLosses
-from lovasz_embed._ops.tree_hinge_numba import level_hinge
+from lovasz_embed._ops.tree_hinge_numba import HingeLevel, level_hinge
 
 _Lists = tuple[list[float], list[float], list[float], list[bool], list[int], list[int]]
 _Result = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor, list[Tensor]]
@@ -82,16 +82,21 @@ def _run(
     for number, own in enumerate(labels):
         level = number_level(own.contiguous().numpy(), per_picture=per_picture[number], threads=threads)
         parents = (parent_of_nodes(level, above, threads), above) if siblings and above is not None else None
-        seen = np.asarray(dims[ends[number] - dim_counts[number] : ends[number]], np.int64)
         bandwidth = bandwidths[number].detach()
         radius = _radii(level, bandwidth, radii[number])
         count = len(level.label)
         scale = weights[number] / max(count, 1)
-        values, slopes = level_hinge(
-            array, seen, level, parents, np.square(radius).astype(array.dtype), margins2[number],
-            gaussian=gaussian, cut=cut, scale=scale,
-            grad=grad.numpy() if weights[number] else array[:0], threads=threads,
-        )  # fmt: skip
+        hinge = HingeLevel(
+            planes=array,
+            dims=np.asarray(dims[ends[number] - dim_counts[number] : ends[number]], np.int64),
+            nodes=level,
+            parents=parents,
+            radius2=np.square(radius).astype(array.dtype),
+            margin2=margins2[number],
+            gaussian=gaussian,
+            cut=cut,
+        )
+        values, slopes = level_hinge(hinge, scale, grad.numpy() if weights[number] else array[:0], threads)
         above = level
         per_level.append(float(values.mean()) if count else 0.0)
         nodes.append(torch.from_numpy(np.stack([level.picture, level.label])))
