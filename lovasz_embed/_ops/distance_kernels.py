@@ -178,12 +178,14 @@ def _errors(
                 errors[i] = 2 - 2 * math.exp(-errors[i] * falloff)
             else:
                 errors[i] = 2 * math.exp(-errors[i] * falloff) if errors[i] < far else 0.0
+            if member[i] == _IGNORED:
+                errors[i] = 0
     else:
+        inverse = one / margin2
         for i in range(size):
-            score = (radius2 - errors[i]) / margin2
-            errors[i] = one - score if member[i] == node else one + score
-    for i in range(size):
-        errors[i] = zero if member[i] == _IGNORED else errors[i]
+            score = (radius2 - errors[i]) * inverse
+            error = one - score if member[i] == node else one + score
+            errors[i] = zero if member[i] == _IGNORED else error
 
 
 @jit
@@ -223,7 +225,6 @@ def push(
     """
     steps = np.zeros(_BLOCK, planes.dtype)
     pushes = np.zeros(_BLOCK, planes.dtype)
-    parts = np.empty(8)
     for block in range(first_block, last_block):
         start = block * _BLOCK
         size = min(_BLOCK, pixels - start)
@@ -248,36 +249,44 @@ def push(
                 factor = planes.dtype.type(-2 * scale / margin2)
                 for k in range(slopes.size):
                     slopes[k] *= factor
-            if count * 4 < size:
-                for j in range(dims.size):
-                    plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                    target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                    centre = means[node, j]
-                    total = 0.0
+            sparse = count * 4 < size
+            if not sparse:
+                steps[:] = 0
+                for k in range(slopes.size):
+                    steps[pixel[k]] = slopes[k]
+            for j in range(dims.size):
+                plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
+                centre = means[node, j]
+                if sparse:
                     for k in range(slopes.size):
                         i = np.uint32(pixel[k])
                         step = slopes[k] * (plane[i] - centre)
                         target[i] += step
-                        total += step
-                    sums[n, j] -= total
-            else:
-                steps[:] = 0
-                for k in range(slopes.size):
-                    steps[pixel[k]] = slopes[k]
-                pushes[size:] = 0
-                for j in range(dims.size):
-                    plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                    target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                    centre = means[node, j]
+                        pushes[k] = step
+                    pushes[slopes.size : _BLOCK // 4] = 0
+                    sums[n, j] -= _sum(pushes, _BLOCK // 4)
+                else:
+                    pushes[size:] = 0
                     for i in range(size):
                         step = steps[i] * (plane[i] - centre)
                         target[i] += step
                         pushes[i] = step
-                    parts[:] = 0
-                    for i in range(0, _BLOCK, 8):
-                        for lane in range(8):
-                            parts[lane] += pushes[i + lane]
-                    sums[n, j] -= parts.sum()
+                    sums[n, j] -= _sum(pushes, _BLOCK)
+
+
+@jit
+def _sum(values: Array, width: int) -> float:
+    """Add up the first `width` values, a power of two, by halves, in place: every addition is vectorised."""
+    while width > 8:
+        width //= 2
+        low, high = values[:width], values[width : 2 * width]
+        for i in range(width):
+            low[i] += high[i]
+    total = 0.0
+    for i in range(width):
+        total += values[i]
+    return total
 
 
 @jit

@@ -215,16 +215,16 @@ def weigh(
             else:
                 error = error_of(values[place], (word & 1) == 1, kind)
             union = np.float64(foreground + i - before)  # before this entry
-            if word & 1:
-                before += 1
-                weight = 1.0 / union
-            elif foreground == 0:
-                weight = 1.0 if i == 0 else 0.0
+            inside = word & 1
+            if foreground == 0:
+                slope = 1.0 if i == 0 else 0.0
             else:
-                weight = (foreground - before) / (union * (union + 1.0))
-            loss += weight * error
+                # Without a branch: which it is can not be foretold where the two classes mix.
+                slope = np.float64(-1 if inside else foreground - before) / (union if inside else union * (union + 1.0))
+            before += inside
+            loss += abs(slope) * error
             if wanted:
-                weights[place] = -weight if word & 1 else weight
+                weights[place] = slope
         sums[bucket] = loss
 
 

@@ -136,7 +136,9 @@ class _Eager(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad, *bandwidths = ctx.saved_tensors
-        return grad * total, None, None, *(g * total if g.numel() else None for g in bandwidths)
+        # Nearly always the loss is what backward starts from: then this is the gradient, and no copy is made.
+        grad = grad if float(total) == 1 else grad * total
+        return grad, None, None, *(g * total if g.numel() else None for g in bandwidths)
 
 
 @torch.library.custom_op("lovasz_embed::tree_hinge", mutates_args=(), device_types="cpu")
