@@ -108,7 +108,7 @@ def _bin(
             counts[row] += partial[place]
         counts[row, 0] -= dropped[place]
     everywhere = counts if reduce is None else reduce(torch.from_numpy(counts)).numpy()
-    table = _signed_table(everywhere)
+    table = _signed_table(everywhere).astype(values.dtype)
 
     def weigh(place: int) -> float:
         row, *run = runs[place]

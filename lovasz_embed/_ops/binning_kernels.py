@@ -41,7 +41,7 @@ def count_cells(
 
     Return how many of the entries are foreground, and ignored.
     """
-    errors = np.zeros(_BLOCK, np.float64)
+    errors = np.zeros(_BLOCK, values.dtype)
     cells = np.empty(_BLOCK, np.int32)
     foreground = 0
     out = 0
@@ -53,7 +53,7 @@ def count_cells(
         foreground += found
         out += dropped
         for i in range(size):
-            counts[cells[i]] += 1
+            counts[np.uint32(cells[i])] += 1
     return foreground, out
 
 
@@ -72,26 +72,24 @@ def weigh_cells(
     weights: Array,
 ) -> float:
     """Write the slope along every logit of a run, its cell's in `table`; return the run's share of the loss."""
-    errors = np.zeros(_BLOCK, np.float64)
-    slopes = np.zeros(_BLOCK, np.float64)
+    errors = np.zeros(_BLOCK, values.dtype)
+    slopes = np.zeros(_BLOCK, values.dtype)
     cells = np.empty(_BLOCK, np.int32)
-    sums = np.zeros(8, np.float64)  # side by side: one sum would wait for itself at every entry
+    loss = 0.0
     for first in range(0, length, _BLOCK):
         size = min(_BLOCK, length - first)
         start = value_start + first
         block = labels[label_start + first : label_start + first + size]
         cells_of(values[start : start + size], block, label, ignored, kind, shift, errors, cells)
-        slopes[size:] = 0
         for i in range(size):
-            slopes[i] = table[cells[i]]
+            slopes[i] = table[np.uint32(cells[i])]
         if weights.size:
-            target = weights[start : start + size]
-            for i in range(size):
-                target[i] = slopes[i]
-        for i in range(0, _BLOCK, 8):
-            for j in range(8):
-                sums[j] += abs(slopes[i + j]) * errors[i + j]
-    return sums.sum()
+            weights[start : start + size] = slopes[:size]
+        for i in range(size):
+            errors[i] *= abs(slopes[i])
+        errors[size:] = 0
+        loss += _sum(errors)
+    return loss
 
 
 @jit
@@ -109,8 +107,6 @@ def cells_of(
 
     Return how many entries are foreground, and ignored.
     """
-    narrow = np.empty(_BLOCK, np.float32)
-    bits = narrow.view(np.int32)
     one = values.dtype.type(1)
     zero = values.dtype.type(0)
     mask = np.empty(_BLOCK, np.uint8)
@@ -134,11 +130,36 @@ def cells_of(
         for i in range(values.size):
             errors[i] = zero if labels[i] == ignored else errors[i]
     for i in range(values.size):
-        errors[i] = 0.0 if errors[i] <= 0 else errors[i]
-        narrow[i] = np.float32(errors[i])
-    highest = np.int32(LOWEST + (OCTAVES << 23) - 1)
-    for i in range(values.size):
-        key = bits[i] & np.int32(0x7FFFFFFF)
-        inside_range = min(max(key, np.int32(LOWEST)), highest)  # NaN is above all numbers
-        cells[i] = mask[i] + ((((inside_range - np.int32(LOWEST)) >> shift) + 1) << 1 if key > 0 else 0)
+        errors[i] = zero if errors[i] <= 0 else errors[i]
+    if values.itemsize == 4:
+        _key_cells(errors.view(np.int32), mask, values.size, shift, cells)
+    else:
+        _key_cells(errors.astype(np.float32).view(np.int32), mask, values.size, shift, cells)
     return foreground, out
+
+
+@jit
+def _key_cells(bits: Array, mask: Array, size: int, shift: int, cells: Array) -> None:
+    """Write the cell of every error, given by its bits as a float32."""
+    lowest = np.int32(LOWEST)
+    highest = np.int32(LOWEST + (OCTAVES << 23) - 1)
+    for i in range(size):
+        key = bits[i] & np.int32(0x7FFFFFFF)
+        kept = min(max(key, lowest), highest) - lowest  # NaN is above all numbers
+        cell = np.int32(((kept >> shift) + 1) << 1)
+        cells[i] = mask[i] + (cell if key > 0 else np.int32(0))
+
+
+@jit
+def _sum(values: Array) -> float:
+    """Add up a block by halves, in place: every addition is vectorised, and rounding grows with the logarithm."""
+    width = values.size
+    while width > 8:
+        width //= 2
+        low, high = values[:width], values[width : 2 * width]
+        for i in range(width):
+            low[i] += high[i]
+    total = 0.0
+    for i in range(width):
+        total += values[i]
+    return total

@@ -120,10 +120,7 @@ def write_errors(
             at = starts[n, block]
             for k in range(found):
                 i = where[k]
-                if errors.itemsize == 4:
-                    key = np.int64(narrow[i])
-                else:
-                    key = max(wide[i] >> 32, 1)
+                key = np.int64(narrow[i]) if errors.itemsize == 4 else max(wide[i] >> 32, 1)
                 words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[i] == node)
                 places[at + k] = i
             if values.size:

@@ -17,11 +17,13 @@ from lovasz_embed._ops.binning import Reduce, bin_rows
 from lovasz_embed._ops.labels import is_ignored
 from lovasz_embed._ops.ranking import LARGEST, Row, Weighed, weigh_rows
 from lovasz_embed._ops.ranking_kernels import SOFTMAX, mark
-from lovasz_embed._ops.threads import crew_size
+from lovasz_embed._ops.softmax_kernels import softmax_slope
+from lovasz_embed._ops.threads import crew_size, share
 
 Array = NDArray[Any]
 
 _NOTHING = -(2**63)  # a label that no picture holds
+_RUN = 1 << 15  # pixels that one task of backward goes through
 
 
 def extension_numba(
@@ -79,7 +81,12 @@ def _weigh(
     if kind == SOFTMAX:
         planes = planes.softmax(1)
     flat, maps = planes.numpy().reshape(-1), labels.contiguous().numpy().reshape(-1)
-    weights = torch.zeros_like(planes) if wanted else planes.new_empty(0)
+    if not wanted:
+        weights = planes.new_empty(0)
+    elif kind == SOFTMAX:  # not every channel has a mask that counts
+        weights = torch.zeros_like(planes)
+    else:
+        weights = torch.empty_like(planes)
     groups = [[b] for b in range(batch)] if per_image else [list(range(batch))]
 
     def label_start(b: int, c: int) -> int:
@@ -142,16 +149,45 @@ def _keep(ctx: Any, labels: Tensor, options: Sequence[Any], weights: Tensor, pro
 
 
 def _slope(ctx: Any, loss: Tensor) -> Tensor:
+    weights: Tensor
     weights, *softmax = ctx.saved_tensors
     if ctx.channels:
         loss = loss.new_zeros(*loss.shape[:-1], weights.shape[1]).index_add(-1, torch.tensor(ctx.channels), loss)
-    slope: Tensor = weights * loss.unsqueeze(-1)  # (B, C, 1), or (C, 1), against (B, C, P)
+    if torch.compiler.is_compiling() or type(weights) is not Tensor:
+        return _traceable_slope(weights, loss, softmax, ctx.ignored)
+    if softmax:
+        return _slope_through_softmax(weights, loss, *softmax, ctx.ignored)
+    if bool((loss == 1).all()):
+        return weights  # one mask, or a sum of masks, that backward starts from: no copy is made
+    return weights * loss.unsqueeze(-1)  # (B, C, 1), or (C, 1), against (B, C, P)
+
+
+def _slope_through_softmax(
+    weights: Tensor, loss: Tensor, probabilities: Tensor, labels: Tensor, ignored: int
+) -> Tensor:
+    slope = torch.empty_like(weights)
+    scales = loss.expand(weights.shape[:2]).contiguous()
+    arrays = [values.numpy() for values in (weights, scales, probabilities, labels.contiguous(), slope)]
+    runs = [(b, first, first + _RUN) for b in range(len(weights)) for first in range(0, weights.shape[2], _RUN)]
+
+    def back(run: tuple[int, int, int]) -> None:
+        b, own = run[0], slice(*run[1:])
+        w, s, p, y, target = (values[b] for values in arrays)
+        softmax_slope(w[:, own], s, p[:, own], y[own], ignored, target[:, own])
+
+    share(back, runs, crew_size(weights.numel()))
+    return slope
+
+
+def _traceable_slope(weights: Tensor, loss: Tensor, softmax: Sequence[Tensor], ignored: int) -> Tensor:
+    """Do the same with what a compiler can look into."""
+    slope = weights * loss.unsqueeze(-1)
     if softmax:
         probabilities, labels = softmax
         slope = torch.ops.aten._softmax_backward_data(slope, probabilities, 1, slope.dtype)
-        if ctx.ignored != _NOTHING:
+        if ignored != _NOTHING:
             # Whatever the logits of an ignored pixel are, NaN even, nothing flows back to them.
-            slope = slope.masked_fill(is_ignored(labels, ctx.ignored).unsqueeze(1), 0)
+            slope = slope.masked_fill(is_ignored(labels, ignored).unsqueeze(1), 0)
     return slope
 
 

@@ -35,6 +35,8 @@ def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_inde
     """
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or not labels.numel():
         return
+    if labels.dtype == torch.bool and num_classes >= 2:
+        return
     lowest, highest = (int(value) for value in labels.aminmax())
     if lowest >= 0 and highest < num_classes:
         return

@@ -52,8 +52,8 @@ def weigh_rows(
         rows: The masks.
         ignored: The label of what counts nowhere.
         kind: What the values are, see `ranking_kernels.errors_of`.
-        weights: Zeros like `values`, written to: minus the weight of foreground entries, plus that of others.
-            Empty: not wanted.
+        weights: Like `values`; where the rows are, minus the weight of foreground entries and plus that of others
+            is written. Empty: not wanted.
         threads: How many share the work: the rows where they are short, each row where they are long.
     """
 
@@ -63,7 +63,9 @@ def weigh_rows(
             runs = _cut(row.runs, 4 * threads if threads > 1 and size >= LONG else 1)
             starts = np.cumsum([0, *(length for _, _, length in runs[:-1])]).tolist()
             found = share(
-                lambda n: kernels.compact(values, labels, *runs[n], row.label, ignored, kind, words, starts[n]),
+                lambda n: kernels.compact(
+                    values, labels, *runs[n], row.label, ignored, kind, words, starts[n], weights
+                ),
                 range(len(runs)),
                 threads,
             )

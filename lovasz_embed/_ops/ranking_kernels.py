@@ -41,13 +41,14 @@ def compact(
     kind: int,
     words: Array,
     at: int,
+    weights: Array,
 ) -> tuple[int, int, int, int, int]:
     """Write the words of the positive errors of a run of neighbouring entries from words[at] on.
 
     `values[value_start : value_start + length]` are the run's values (see `errors_of`) and their place in
     `values` is their place in the row; `labels` holds `label` for foreground and `ignored` for what counts
-    nowhere. Return the end of what was written, the smallest and the largest key among it, and how many entries
-    are foreground, and ignored.
+    nowhere. The run's part of `weights`, unless it is empty, becomes 0. Return the end of what was written, the
+    smallest and the largest key among it, and how many entries are foreground, and ignored.
     """
     errors = np.empty(_BLOCK, values.dtype)
     keys = np.empty(_BLOCK, np.int32)
@@ -59,6 +60,8 @@ def compact(
     for first in range(0, length, _BLOCK):
         size = min(_BLOCK, length - first)
         place = value_start + first
+        if weights.size:
+            weights[place : place + size] = 0
         found, dropped = errors_of(
             values[place : place + size],
             labels[label_start + first : label_start + first + size],

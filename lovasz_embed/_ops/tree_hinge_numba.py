@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ class _Sweep:
                 return 0.0
             low, high = (int(word >> 32) ^ 0x7FFFFFFF for word in (words.max(), words.min()))
             edges = np.linspace(0, words.size, 4 * threads + 1).astype(np.int64).tolist()
-            runs = list(zip(edges[:-1], edges[1:], strict=True))
+            runs = list(pairwise(edges))
             size = int(self.level.nodes.size[entries.nodes[n]])
             return weigh_words(
                 words, entries.spare[own], runs, low, high, values, ERROR, size, entries.weights, threads
