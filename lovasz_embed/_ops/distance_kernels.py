@@ -85,11 +85,12 @@ def write_errors(
     starts: Array,
     words: Array,
     places: Array,
+    weights: Array,
     values: Array,
 ) -> None:
     """Write the words (see `ranking_kernels`) of the positive errors of every node, from starts[node, block] on.
 
-    `places` gets the pixel within the block, and `values`, unless it is empty, the error.
+    `places` gets the pixel within the block, `weights` 0, and `values`, unless it is empty, the error.
     """
     errors = np.zeros(_BLOCK, planes.dtype)
     narrow = errors.view(np.int32) if errors.itemsize == 4 else np.zeros(1, np.int32)
@@ -123,6 +124,7 @@ def write_errors(
                 key = np.int64(narrow[i]) if errors.itemsize == 4 else max(wide[i] >> 32, 1)
                 words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[i] == node)
                 places[at + k] = i
+            weights[at : at + found] = 0
             if values.size:
                 for k in range(found):
                     values[at + k] = errors[where[k]]

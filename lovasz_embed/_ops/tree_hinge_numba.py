@@ -6,7 +6,7 @@ room together. Their errors are written, ranked (ranking.py) and pushed back int
 those of the next.
 
 Floor: every pair of a node and a block that is near it costs D subtractions and multiplications a pixel, twice; every
-positive error is ranked and pushed into D dimensions. Scratch is 22 bytes a pixel for float32, for any number of
+positive error is ranked and pushed into D dimensions. Scratch is 28 bytes a pixel for float32, for any number of
 nodes and threads, and 6 bytes a pair of node and block.
 """
 
@@ -73,7 +73,8 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
     losses, slopes = np.zeros(count), np.zeros((count, level.dims.size + 1))
     sweep = _Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
     counts = sweep.count()
-    room = max(batch * pixels, 1)
+    # A node may have as many entries as there are pixels; every further batch goes through all pixels again.
+    room = batch * pixels * 5 // 4 + 1
     # Without them a positive float32 error is read from its word.
     errors_kept = room if level.gaussian or dtype == np.float64 else 0
     parts = ((room, np.int64), (room, np.int64), (room, np.uint16), (room, dtype), (errors_kept, dtype))
@@ -112,7 +113,7 @@ class _Entries:
         starts: Where they begin, (nodes, N).
         words: A word per entry (`ranking_kernels`), and as much room again in `spare`.
         places: The pixel of each entry, within its block.
-        weights: Slopes along the logits, zero at first.
+        weights: Slopes along the logits, zero until they are ranked.
         errors: The errors, where words do not tell.
     """
 
@@ -129,9 +130,7 @@ class _Entries:
     def of(cls, nodes: range, counts: Array, words: Array, spare: Array, *others: Array) -> _Entries:
         """Lay out the entries, as many as `counts` tells, in arrays of enough room."""
         ends = np.cumsum(counts, dtype=np.int64).reshape(counts.shape)
-        entries = cls(nodes, counts, ends - counts, words, spare, *others)
-        entries.weights[: int(ends.max(initial=0))] = 0
-        return entries
+        return cls(nodes, counts, ends - counts, words, spare, *others)
 
     def of_node(self, n: int) -> slice:
         """Return where the n-th node's entries lie."""
@@ -180,7 +179,7 @@ class _Sweep:
             distance_kernels.write_errors(
                 *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
                 entries.counts[rows, columns], entries.starts[rows, columns], entries.words, entries.places,
-                entries.errors,
+                entries.weights, entries.errors,
             )  # fmt: skip
 
         share(write, self.runs, self.threads)
@@ -194,9 +193,12 @@ class _Sweep:
             words = entries.words[own]
             if not words.size:
                 return 0.0
-            low, high = (int(word >> 32) ^ 0x7FFFFFFF for word in (words.max(), words.min()))
             edges = np.linspace(0, words.size, 4 * threads + 1).astype(np.int64).tolist()
-            runs = list(pairwise(edges))
+            runs = [run for run in pairwise(edges) if run[0] < run[1]]
+            ranges = share(lambda run: (words[slice(*run)].min(), words[slice(*run)].max()), runs, threads)
+            low, high = (
+                int(word >> 32) ^ 0x7FFFFFFF for word in (max(r[1] for r in ranges), min(r[0] for r in ranges))
+            )
             size = int(self.level.nodes.size[entries.nodes[n]])
             return weigh_words(
                 words, entries.spare[own], runs, low, high, values, ERROR, size, entries.weights, threads
