@@ -8,7 +8,7 @@ it and I_a in the intersection behind it, weighs
     I_a / (U_b U_a)      every background entry.
 
 The loss, with exact errors under these weights, is below the exact one by at most a bin's width: with n bins per
-doubling, L_binned <= L <= (1 + 1/n) L_binned + 2^-32 as long as no error exceeds 2^32 (docs/mathematics.md).
+doubling, L_binned <= L <= (1 + 1/n) (L_binned + 2^-32) as long as no error exceeds 2^32 (docs/mathematics.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lovasz_embed._ops.threads import share
 Array = NDArray[Any]
 Reduce = Callable[[Tensor], Tensor]
 
-_RUN = 1 << 18  # entries; runs are cut the same for any number of threads, so that sums are
+_RUN = 1 << 19  # entries; runs are cut the same for any number of threads, so that sums are
 
 
 def cells(bins: int) -> int:
@@ -94,16 +94,16 @@ def _bin(
 ) -> list[Weighed]:
     """Count, weigh the cells, weigh the entries."""
     shift = shift_of(bins)
-    runs = [(number, *run) for number, row in enumerate(rows) for run in _cut(row)]
+    runs = [(number, run) for number, row in enumerate(rows) for run in _cut(row)]
     counts = np.zeros((len(rows), cells(bins)), np.int64)
     partial = counts if len(runs) == len(rows) else np.zeros((len(runs), cells(bins)), np.int64)
 
     def count(place: int) -> tuple[int, int]:
-        row, *run = runs[place]
+        row, run = runs[place]
         return kernels.count_cells(values, labels, *run, rows[row].label, ignored, kind, shift, partial[place])
 
     dropped = [out for _, out in share(count, range(len(runs)), threads)]
-    for place, (row, *_) in enumerate(runs):
+    for place, (row, _) in enumerate(runs):
         if partial is not counts:
             counts[row] += partial[place]
         counts[row, 0] -= dropped[place]
@@ -111,11 +111,11 @@ def _bin(
     table = _signed_table(everywhere).astype(values.dtype)
 
     def weigh(place: int) -> float:
-        row, *run = runs[place]
+        row, run = runs[place]
         return kernels.weigh_cells(values, labels, *run, rows[row].label, ignored, kind, shift, table[row], weights)
 
     losses = np.zeros(len(rows))
-    for (row, *_), loss in zip(runs, share(weigh, range(len(runs)), threads), strict=True):
+    for (row, _), loss in zip(runs, share(weigh, range(len(runs)), threads), strict=True):
         losses[row] += loss
     foreground, counted = everywhere[:, 1::2].sum(1).tolist(), everywhere.sum(1).tolist()
     return [Weighed(*row) for row in zip(losses.tolist(), foreground, counted, strict=True)]

@@ -110,8 +110,8 @@ def cells_of(
     one = values.dtype.type(1)
     zero = values.dtype.type(0)
     mask = np.empty(_BLOCK, np.uint8)
-    foreground = np.int32(0)
-    out = np.int32(0)
+    foreground: Any = np.int32(0)
+    out: Any = np.int32(0)
     for i in range(values.size):
         inside = (labels[i] == label) & (labels[i] != ignored)
         mask[i] = inside

@@ -259,9 +259,9 @@ def push(
                 centre = means[node, j]
                 if sparse:
                     for k in range(slopes.size):
-                        i = np.uint32(pixel[k])
-                        step = slopes[k] * (plane[i] - centre)
-                        target[i] += step
+                        own = np.uint32(pixel[k])
+                        step = slopes[k] * (plane[own] - centre)
+                        target[own] += step
                         pushes[k] = step
                     pushes[slopes.size : _BLOCK // 4] = 0
                     sums[n, j] -= _sum(pushes, _BLOCK // 4)

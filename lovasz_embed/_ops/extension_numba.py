@@ -156,7 +156,8 @@ def _slope(ctx: Any, loss: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or type(weights) is not Tensor:
         return _traceable_slope(weights, loss, softmax, ctx.ignored)
     if softmax:
-        return _slope_through_softmax(weights, loss, *softmax, ctx.ignored)
+        probabilities, labels = softmax
+        return _slope_through_softmax(weights, loss, probabilities, labels, ctx.ignored)
     if bool((loss == 1).all()):
         return weights  # one mask, or a sum of masks, that backward starts from: no copy is made
     return weights * loss.unsqueeze(-1)  # (B, C, 1), or (C, 1), against (B, C, P)

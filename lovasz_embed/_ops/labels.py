@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lovasz_embed._check import is_labels, message
+from lovasz_embed._ops.threads import crew_size, share
 
 
 def as_labels(argument: str, labels: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_inde
         return
     if labels.dtype == torch.bool and num_classes >= 2:
         return
-    lowest, highest = (int(value) for value in labels.aminmax())
+    lowest, highest = _range(labels)
     if lowest >= 0 and highest < num_classes:
         return
     outside = ((labels < 0) | (labels > num_classes - 1)) & ~is_ignored(labels, ignore_index)
@@ -49,3 +51,14 @@ def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_inde
             allowed += f" or ignore_index={ignore_index}"
         remedy = "Map the labels to contiguous ids, and pixels without a label to ignore_index."
         raise ValueError(message(argument, allowed, f"{int(outside.sum())} pixels with {shown}", remedy))
+
+
+def _range(labels: Tensor) -> tuple[int, int]:
+    """Return the smallest and the largest label.
+
+    Without torch: its threads spin for a while after every operation, and the kernels that follow need the cores.
+    """
+    flat = labels.detach().reshape(-1).numpy()
+    threads = crew_size(flat.size)
+    found = share(lambda part: (int(part.min()), int(part.max())), np.array_split(flat, threads), threads)
+    return min(low for low, _ in found), max(high for _, high in found)

@@ -124,7 +124,8 @@ def parent_of_nodes(level: NumberedLevel, parents: NumberedLevel, threads: int) 
     wrong = (first != last) | (first < 0)
     if wrong.any():
         raise not_a_tree(int(level.label[wrong.argmax()]))
-    return first.astype(np.int64)
+    parent: Array = first.astype(np.int64)
+    return parent
 
 
 def _runs(batch: int, pixels: int) -> list[tuple[int, int, int]]:

@@ -53,10 +53,10 @@ def compact(
     errors = np.empty(_BLOCK, values.dtype)
     keys = np.empty(_BLOCK, np.int32)
     mask = np.empty(_BLOCK, np.uint8)
-    low = _TOP
-    high = 0
-    foreground = 0
-    out = 0
+    low: Any = _TOP
+    high: Any = 0
+    foreground: Any = 0
+    out: Any = 0
     for first in range(0, length, _BLOCK):
         size = min(_BLOCK, length - first)
         place = value_start + first
@@ -70,9 +70,9 @@ def compact(
         foreground += found
         out += dropped
         _keys(errors[:size], keys)
-        positive = np.int32(0)
-        least = np.uint32(_TOP)
-        most = np.int32(0)
+        positive: Any = np.int32(0)
+        least: Any = np.uint32(_TOP)
+        most: Any = np.int32(0)
         for i in range(size):
             key = keys[i]
             positive += np.int32(key > 0)
@@ -109,8 +109,8 @@ def errors_of(
 ) -> tuple[int, int]:
     """Write errors and foreground of one block; return how many entries are foreground, and ignored."""
     one = values.dtype.type(1)
-    foreground = np.int32(0)
-    out = np.int32(0)
+    foreground: Any = np.int32(0)
+    out: Any = np.int32(0)
     for i in range(values.size):
         inside = (labels[i] == label) & (labels[i] != ignored)
         mask[i] = inside
@@ -214,16 +214,16 @@ def weigh(
             place = (word & 0xFFFFFFFF) >> 1
             if values.itemsize == 4:
                 float_bits[0] = np.int32((word >> 32) ^ _TOP)
-                error = np.float64(narrow[0])
+                error = float(narrow[0])
             else:
                 error = error_of(values[place], (word & 1) == 1, kind)
-            union = np.float64(foreground + i - before)  # before this entry
             inside = word & 1
+            union = float(foreground + i - before)  # before this entry
             if foreground == 0:
                 slope = 1.0 if i == 0 else 0.0
             else:
                 # Without a branch: which it is can not be foretold where the two classes mix.
-                slope = np.float64(-1 if inside else foreground - before) / (union if inside else union * (union + 1.0))
+                slope = float(-1 if inside else foreground - before) / (union if inside else union * (union + 1.0))
             before += inside
             loss += abs(slope) * error
             if wanted:

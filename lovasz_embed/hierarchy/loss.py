@@ -92,9 +92,9 @@ def hierarchical_lovasz_hinge(
         ncm_temperature: τ above; smaller is a sharper softmax.
         norm_weight: Weight of the regulariser that keeps the first level's means near the origin.
         truncation: For the gaussian kernel, whose negatives are never at rest: negatives with an error up to this
-            cost nothing. A node's loss falls by at most as much, and the gradient by at most
-            2 t sqrt(ln 2 ln(2 / t)) / r in sum (docs/mathematics.md). None is 2^-30, below what float32 keeps;
-            0 leaves nothing out.
+            t cost nothing. A node's loss falls by at most t, and the gradient changes by at most
+            (2 t sqrt(ln 2 ln(2 / t)) + 2 sqrt(2 t ln 2)) / r in sum (docs/mathematics.md). None is 2^-48, below
+            what float32 keeps; 0 leaves nothing out.
         impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never meaning.
 
     Returns:
@@ -224,7 +224,7 @@ def _cut(kernel: str, truncation: float | None) -> float:
     """Return the error up to which negatives are left out."""
     if kernel == "margin":
         return 0.0
-    return 2.0**-30 if truncation is None else truncation
+    return 2.0**-48 if truncation is None else truncation
 
 
 def _check_options(kernel: str, negatives: str, truncation: float | None, impl: str) -> None:
