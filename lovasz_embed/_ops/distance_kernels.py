@@ -118,7 +118,7 @@ def write_errors(
                     for i in range(8 * j, 8 * j + 8):
                         where[found] = i
                         found += positive[i]
-            at = starts[n, block]
+            at = np.int64(starts[n, block])
             for k in range(found):
                 i = where[k]
                 key = np.int64(narrow[i]) if errors.itemsize == 4 else max(wide[i] >> 32, 1)
@@ -232,7 +232,7 @@ def push(
             if count == 0:
                 continue
             node = first_node + n
-            at = starts[n, block]
+            at = np.int64(starts[n, block])
             slopes = weights[at : at + count]
             pixel = places[at : at + count]
             if gaussian:

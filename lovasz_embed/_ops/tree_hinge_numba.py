@@ -6,8 +6,8 @@ room together. Their errors are written, ranked (ranking.py) and pushed back int
 those of the next.
 
 Floor: every pair of a node and a block that is near it costs D subtractions and multiplications a pixel, twice; every
-positive error is ranked and pushed into D dimensions. Scratch is 28 bytes a pixel for float32, for any number of
-nodes and threads, and 6 bytes a pair of node and block.
+positive error is ranked and pushed into D dimensions. Scratch is 22 to 28 bytes a pixel for float32, more only beside
+larger embeddings, for any number of nodes and threads, and at most 11 bytes a pair of node and block.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lovasz_embed._ops import distance_kernels, node_kernels
 from lovasz_embed._ops.node_kernels import BLOCK
 from lovasz_embed._ops.numbered_level import NumberedLevel, node_means
-from lovasz_embed._ops.ranking import weigh_words
+from lovasz_embed._ops.ranking import LARGEST, weigh_words
 from lovasz_embed._ops.ranking_kernels import ERROR
 from lovasz_embed._ops.scratch import scratch
 from lovasz_embed._ops.threads import share
@@ -67,14 +67,12 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
         grad: Added to: `scale` times the gradient of the sum of the losses, (B, D, P). Empty: not wanted.
         threads: How many share the work.
     """
-    batch, _, pixels = level.planes.shape
     dtype = level.planes.dtype
     count = len(level.nodes.label)
     losses, slopes = np.zeros(count), np.zeros((count, level.dims.size + 1))
     sweep = _Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
     counts = sweep.count()
-    # A node may have as many entries as there are pixels; every further batch goes through all pixels again.
-    room = batch * pixels * 5 // 4 + 1
+    room = _room(level)
     # Without them a positive float32 error is read from its word.
     errors_kept = room if level.gaussian or dtype == np.float64 else 0
     parts = ((room, np.int64), (room, np.int64), (room, np.uint16), (room, dtype), (errors_kept, dtype))
@@ -89,6 +87,17 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
     if grad.size:
         sweep.spread(slopes[:, :-1], grad)
     return losses, slopes[:, -1]
+
+
+def _room(level: HingeLevel) -> int:
+    """Return how many entries are held at once.
+
+    A node may have as many as there are pixels. More nodes at once save time, for every further batch goes through
+    all pixels again: as many as leave the whole, with the gradient, within two and a half times the embedding.
+    """
+    batch, dims, pixels = level.planes.shape
+    spare = 1.5 * dims * level.planes.itemsize - 20  # bytes a pixel
+    return min(int(batch * pixels * min(max(spare / 22, 1), 4)) + 1, LARGEST - 1)
 
 
 def _together(totals: Array, room: int) -> Iterator[range]:
@@ -129,7 +138,7 @@ class _Entries:
     @classmethod
     def of(cls, nodes: range, counts: Array, words: Array, spare: Array, *others: Array) -> _Entries:
         """Lay out the entries, as many as `counts` tells, in arrays of enough room."""
-        ends = np.cumsum(counts, dtype=np.int64).reshape(counts.shape)
+        ends = np.cumsum(counts, dtype=np.int32).reshape(counts.shape)  # words have 31 bits for a place as well
         return cls(nodes, counts, ends - counts, words, spare, *others)
 
     def of_node(self, n: int) -> slice:

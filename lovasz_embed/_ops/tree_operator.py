@@ -67,9 +67,10 @@ def _run(
     wanted: bool,
 ) -> _Result:
     """Return the total, the levels' means, (picture, label) and loss of every level's nodes, and the gradients."""
-    if embedding.shape[0] * (embedding.shape[2] + 511) >= LARGEST:
+    pixels = embedding.shape[0] * embedding.shape[2]
+    if pixels >= LARGEST - 1:
         raise ValueError(
-            f"embedding must have fewer than {LARGEST} pixels for impl='numba', got shape {tuple(embedding.shape)}. "
+            f"embedding must have fewer than {LARGEST - 1} pixels for impl='numba', got {pixels}. "
             "Use impl='reference', or fewer pictures at a time."
         )
     planes = embedding.detach().contiguous()
