@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_embed._ops.binning import Reduce, bin_rows
+from lovasz_embed._ops.handover import may_hand_over
 from lovasz_embed._ops.labels import is_ignored
 from lovasz_embed._ops.ranking import LARGEST, Row, Weighed, weigh_rows
-from lovasz_embed._ops.ranking_kernels import SOFTMAX, mark
+from lovasz_embed._ops.ranking_kernels import NOTHING, SOFTMAX, mark
 from lovasz_embed._ops.softmax_kernels import softmax_slope
 from lovasz_embed._ops.threads import crew_size, share
 
 Array = NDArray[Any]
 
-_NOTHING = -(2**63)  # a label that no picture holds
 _RUN = 1 << 15  # pixels that one task of backward goes through
 
 
@@ -40,7 +40,7 @@ def extension_numba(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return losses, foreground and counted entries of every mask; see `extension.extension`."""
     labels = labels if labels.dtype in (torch.uint8, torch.int64) else _as_uint8_or_int64(labels)
-    ignored = _NOTHING if ignore_index is None else ignore_index
+    ignored = NOTHING if ignore_index is None else ignore_index
     wanted = values.requires_grad and torch.is_grad_enabled()
     options = (kind, list(channels), skip_absent, ignored, per_image, bins, wanted)
     if type(values) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
@@ -158,8 +158,8 @@ def _slope(ctx: Any, loss: Tensor) -> Tensor:
     if softmax:
         probabilities, labels = softmax
         return _slope_through_softmax(weights, loss, probabilities, labels, ctx.ignored)
-    if bool((loss == 1).all()):
-        return weights  # one mask, or a sum of masks, that backward starts from: no copy is made
+    if may_hand_over(loss):  # one mask, or a sum of masks, and nothing behind it
+        return weights
     return weights * loss.unsqueeze(-1)  # (B, C, 1), or (C, 1), against (B, C, P)
 
 
@@ -186,7 +186,7 @@ def _traceable_slope(weights: Tensor, loss: Tensor, softmax: Sequence[Tensor], i
     if softmax:
         probabilities, labels = softmax
         slope = torch.ops.aten._softmax_backward_data(slope, probabilities, 1, slope.dtype)
-        if ignored != _NOTHING:
+        if ignored != NOTHING:
             # Whatever the logits of an ignored pixel are, NaN even, nothing flows back to them.
             slope = slope.masked_fill(is_ignored(labels, ignored).unsqueeze(1), 0)
     return slope

@@ -18,7 +18,8 @@ from lovasz_embed._ops.threads import share
 Array = NDArray[Any]
 
 LARGEST = 2**31  # places have 31 bits
-LONG = 1 << 16  # entries from which on a row is worth sharing among threads
+LONG = 1 << 18  # entries from which on ranking is worth sharing among threads
+_VERY_LONG = 1 << 22  # entries, of all rows, from which on looking for positive errors is
 
 
 class Row(NamedTuple):
@@ -51,16 +52,17 @@ def weigh_rows(
         labels: Integers, one axis, contiguous.
         rows: The masks.
         ignored: The label of what counts nowhere.
-        kind: What the values are, see `ranking_kernels.errors_of`.
+        kind: What the values are, see `ranking_kernels.error_of`.
         weights: Like `values`; where the rows are, minus the weight of foreground entries and plus that of others
             is written. Empty: not wanted.
         threads: How many share the work: the rows where they are short, each row where they are long.
     """
+    entries = sum(length for row in rows for _, _, length in row.runs)
 
     def weigh(row: Row, threads: int) -> Weighed:
         size = sum(length for _, _, length in row.runs)
         with scratch((size, np.int64), (size, np.int64)) as (words, spare):
-            runs = _cut(row.runs, 4 * threads if threads > 1 and size >= LONG else 1)
+            runs = _cut(row.runs, 4 * threads if threads > 1 and entries >= _VERY_LONG else 1)
             starts = np.cumsum([0, *(length for _, _, length in runs[:-1])]).tolist()
             found = share(
                 lambda n: kernels.compact(

@@ -23,6 +23,7 @@ from lovasz_embed._ops.jit import jit
 Array = NDArray[Any]
 
 _BLOCK = 512  # entries whose keys are computed at once, vectorised, in the first-level cache
+NOTHING = -(2**63)  # a label that no picture holds
 ERROR, HINGE, SOFTMAX = 0, 1, 2  # what the values are: errors, logits of the hinge, probabilities of the softmax
 
 _TOP = 0x7FFFFFFF  # the key of NaN: above every number, as in torch.sort
@@ -45,14 +46,15 @@ def compact(
 ) -> tuple[int, int, int, int, int]:
     """Write the words of the positive errors of a run of neighbouring entries from words[at] on.
 
-    `values[value_start : value_start + length]` are the run's values (see `errors_of`) and their place in
+    `values[value_start : value_start + length]` are the run's values (see `error_of`) and their place in
     `values` is their place in the row; `labels` holds `label` for foreground and `ignored` for what counts
     nowhere. The run's part of `weights`, unless it is empty, becomes 0. Return the end of what was written, the
     smallest and the largest key among it, and how many entries are foreground, and ignored.
     """
     errors = np.empty(_BLOCK, values.dtype)
-    keys = np.empty(_BLOCK, np.int32)
+    keys = errors.view(np.int32) if errors.itemsize == 4 else np.empty(_BLOCK, np.int32)
     mask = np.empty(_BLOCK, np.uint8)
+    one = values.dtype.type(1)
     low: Any = _TOP
     high: Any = 0
     foreground: Any = 0
@@ -60,37 +62,59 @@ def compact(
     for first in range(0, length, _BLOCK):
         size = min(_BLOCK, length - first)
         place = value_start + first
-        if weights.size:
-            weights[place : place + size] = 0
-        found, dropped = errors_of(
-            values[place : place + size],
-            labels[label_start + first : label_start + first + size],
-            label, ignored, kind, errors, mask,
-        )  # fmt: skip
+        value = values[place : place + size]
+        own = labels[label_start + first : label_start + first + size]
+        found: Any = np.int32(0)
+        for i in range(size):
+            inside = own[i] == label
+            mask[i] = inside
+            found += np.int32(inside)
+        if kind == HINGE:
+            for i in range(size):
+                errors[i] = one + (-value[i] if mask[i] else value[i])
+        elif kind == SOFTMAX:
+            for i in range(size):
+                errors[i] = one - value[i] if mask[i] else value[i]
+        else:
+            for i in range(size):
+                errors[i] = value[i]
+        if ignored != NOTHING:
+            dropped: Any = np.int32(0)
+            for i in range(size):
+                away = own[i] == ignored
+                errors[i] = 0 if away else errors[i]
+                dropped += np.int32(away)
+            out += dropped
+            if ignored == label:
+                mask[:] = 0
+                found = np.int32(0)
         foreground += found
-        out += dropped
+        if weights.size:
+            target = weights[place : place + size]
+            for i in range(size):
+                target[i] = 0
         _keys(errors[:size], keys)
         positive: Any = np.int32(0)
-        least: Any = np.uint32(_TOP)
         most: Any = np.int32(0)
         for i in range(size):
-            key = keys[i]
-            positive += np.int32(key > 0)
-            most = max(most, key)
-            least = min(least, np.uint32(key - np.int32(1)))  # keys of 0 and below wrap to the top
+            positive += np.int32(keys[i] > 0)
+            most = max(most, keys[i])
         if positive == 0:
             continue
-        low = min(low, np.int64(least) + 1)
         high = max(high, np.int64(most))
         if positive < size // 8:
             for i in range(size):
                 if keys[i] > 0:  # rarely: the branch is predicted
                     words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
+                    low = min(low, np.int64(keys[i]))
                     at += 1
         else:
+            least: Any = np.uint32(_TOP)
             for i in range(size):
+                least = min(least, np.uint32(keys[i] - np.int32(1)))  # keys of 0 and below wrap to the top
                 words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
                 at += keys[i] > 0
+            low = min(low, np.int64(least) + 1)
     return at, low, high, foreground, out
 
 
@@ -101,34 +125,6 @@ def mark(labels: Array, occurs: Array) -> None:
         label = np.int64(labels[i])
         if 0 <= label < occurs.size:
             occurs[label] = True
-
-
-@jit
-def errors_of(
-    values: Array, labels: Array, label: int, ignored: int, kind: int, errors: Array, mask: Array
-) -> tuple[int, int]:
-    """Write errors and foreground of one block; return how many entries are foreground, and ignored."""
-    one = values.dtype.type(1)
-    foreground: Any = np.int32(0)
-    out: Any = np.int32(0)
-    for i in range(values.size):
-        inside = (labels[i] == label) & (labels[i] != ignored)
-        mask[i] = inside
-        foreground += np.int32(inside)
-        out += np.int32(labels[i] == ignored)
-    if kind == HINGE:
-        for i in range(values.size):
-            errors[i] = one - values[i] if mask[i] else one + values[i]
-    elif kind == SOFTMAX:
-        for i in range(values.size):
-            errors[i] = one - values[i] if mask[i] else values[i]
-    else:
-        for i in range(values.size):
-            errors[i] = values[i]
-    if out:
-        for i in range(values.size):
-            errors[i] = 0 if labels[i] == ignored else errors[i]
-    return foreground, out
 
 
 @jit
@@ -143,17 +139,22 @@ def error_of(value: float, inside: bool, kind: int) -> float:
 
 @jit
 def _keys(errors: Array, keys: Array) -> None:
-    """Write the upper 32 bits of every float: above 0 where, and only where, it is positive or NaN."""
-    if errors.itemsize == 4:
-        bits = errors.view(np.int32)
-        for i in range(errors.size):
-            keys[i] = np.int32(_TOP) if errors[i] != errors[i] else bits[i]
-    else:
+    """Write the upper 32 bits of every float: above 0 where, and only where, it is positive or NaN.
+
+    For float32 `keys` are the errors' own bits, and only NaN is touched.
+    """
+    strange: Any = np.int32(0)
+    for i in range(errors.size):
+        strange += np.int32(errors[i] != errors[i])
+    if errors.itemsize == 8:
         wide = errors.view(np.int64)
         for i in range(errors.size):
             key = np.int32(wide[i] >> 32)
-            key = np.int32(1) if key == 0 and errors[i] > 0 else key
-            keys[i] = np.int32(_TOP) if errors[i] != errors[i] else key
+            keys[i] = np.int32(1) if key == 0 and errors[i] > 0 else key
+    if strange:
+        for i in range(errors.size):
+            if errors[i] != errors[i]:
+                keys[i] = np.int32(_TOP)
 
 
 @jit

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lovasz_embed._ops.handover import may_hand_over
 from lovasz_embed._ops.numbered_level import NumberedLevel, number_level, parent_of_nodes
 from lovasz_embed._ops.ranking import LARGEST
 from lovasz_embed._ops.threads import crew_size
@@ -137,8 +138,7 @@ class _Eager(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad, *bandwidths = ctx.saved_tensors
-        # Nearly always the loss is what backward starts from: then this is the gradient, and no copy is made.
-        grad = grad if float(total) == 1 else grad * total
+        grad = grad if may_hand_over(total) else grad * total
         return grad, None, None, *(g * total if g.numel() else None for g in bandwidths)
 
 
