@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lovasz_embed._ops import extension_numba, tree_operator
+from lovasz_embed._ops.extension import HINGE, SOFTMAX, extension
 from lovasz_embed._ops.reference import lovasz_extension
+from lovasz_embed._ops.tree_hinge import TreeLevel, tree_hinge
+from lovasz_embed.hierarchy import HierarchicalLovaszHinge, Level, hierarchical_lovasz_hinge
 from lovasz_embed.lovasz import LovaszSoftmax, lovasz_hinge, lovasz_softmax, lovasz_weights
 from lovasz_embed.prototypes import NearestClassMean, class_means, nearest_class_mean
 
@@ -48,13 +55,149 @@ def test_compiles_as_one_graph(name: str, dynamic: bool) -> None:
         torch.testing.assert_close(torch.autograd.grad(got, other), torch.autograd.grad(expected, one))
 
 
+def tree(embedding: Tensor, labels: Tensor, bandwidth: Tensor | None = None, **options: Any) -> Tensor:
+    levels = (
+        Level(torch.where(labels == 255, Level.IGNORED, labels), 3.0, per_picture=False),
+        Level(torch.where(labels == 255, Level.IGNORED, 2 * labels + 1), 1.0, bandwidth=bandwidth, weight=0.5),
+    )
+    return hierarchical_lovasz_hinge(embedding, levels, **options).loss
+
+
+CLASS_MEANS = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, -1.0], [math.nan, math.nan, math.nan]])
+TREES: dict[str, Callable[..., Tensor]] = {
+    "margin": tree,
+    "numba": partial(tree, impl="numba"),  # elsewhere "auto"
+    "gaussian": partial(tree, kernel="gaussian", truncation=0.1),
+    "siblings": partial(tree, negatives="siblings"),
+    "class means": lambda x, y: tree(x, y, class_means=CLASS_MEANS, ncm_weight=0.5),
+    "bandwidth": lambda x, y: tree(x, y, 1 + x[:, 0].square(), kernel="gaussian"),  # with a gradient of its own
+    "half": lambda x, y: tree(x.half(), y),
+}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", TREES)
+def test_the_tree_compiles_as_one_graph(name: str, dynamic: bool) -> None:
+    torch.compiler.reset()
+    function = TREES[name]
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for batch, size in [(2, 6), (3, 5)]:
+        values, labels = scene(batch, size)
+        one, other = values.clone().requires_grad_(), values.clone().requires_grad_()
+        expected, got = function(one, labels), compiled(other, labels)
+        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(torch.autograd.grad(3 * got, other), torch.autograd.grad(3 * expected, one))
+
+
+def test_a_tree_built_outside_the_graph_may_be_an_argument() -> None:
+    torch.compiler.reset()
+    values, labels = scene()
+    levels = (Level(labels, 2.0, margin=1.5), Level(labels * 3, 1.0, weight=0.3, dims=(0, 2)))
+    module = HierarchicalLovaszHinge()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(values, levels), module(values, levels))
+
+
+@pytest.mark.parametrize("method", ["sort", "binned"])
+@pytest.mark.parametrize("impl", ["reference", "numba"])
+@pytest.mark.parametrize("name", ["hinge", "softmax"])
+def test_every_engine_and_method_compiles_as_one_graph(name: str, impl: str, method: str) -> None:
+    torch.compiler.reset()
+    options = {"impl": impl, "method": method}
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        return lovasz_softmax(x, y, **options) if name == "softmax" else lovasz_hinge(x[:, 0], y == 1, **options)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    values, labels = scene()
+    one, other = values.clone().requires_grad_(), values.clone().requires_grad_()
+    expected, got = function(one, labels), compiled(other, labels)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, other), torch.autograd.grad(expected, one))
+
+
+def of_two_processes(values: Tensor) -> Tensor:
+    """The loss where another process counted the same."""
+    labels = torch.arange(values.shape[-1]).view(1, 1, -1) % 3 == 0
+    options: dict[str, Any] = {"kind": HINGE, "ignore_index": None, "per_image": False, "impl": "auto", "bins": 64}
+    return extension(values, labels, **options, reduce=lambda counts: 2 * counts).losses
+
+
+def test_a_compiled_loss_adds_counts_up_over_processes() -> None:
+    torch.compiler.reset()
+    values = torch.randn(1, 1, 20)
+    compiled = torch.compile(of_two_processes, backend="aot_eager")
+    torch.testing.assert_close(compiled(values), of_two_processes(values))
+
+
+class Named(Tensor):
+    """A tensor that comes with more than its numbers."""
+
+
+def test_a_subclass_of_tensor_adds_counts_up_over_processes() -> None:
+    values = torch.randn(1, 1, 20)
+    torch.testing.assert_close(
+        of_two_processes(values.as_subclass(Named)).as_subclass(Tensor), of_two_processes(values)
+    )
+
+
+@pytest.mark.parametrize("impl", ["reference", "numba"])
+@pytest.mark.parametrize("kernel", ["margin", "gaussian"])
+def test_not_a_number_is_not_hidden_where_nobody_looks_at_the_embedding(kernel: str, impl: str) -> None:
+    """A compiled graph does not look for NaN first: the loss must tell."""
+    embedding = torch.randn(1, 3, 1200).index_fill(2, torch.tensor([700]), math.nan)
+    level = TreeLevel((torch.arange(1200) // 400).view(1, 1200), 1.0, 0.8, 1.0, True, None, None)
+    losses = tree_hinge(embedding, [level], kernel=kernel, siblings=False, cut=0.0, impl=impl)
+    assert losses.total.isnan()
+    assert losses.per_node[0][2].isnan().tolist()[1]
+
+
+# All four tests of opcheck apply. The tree's outputs have as many entries as there are nodes, which only the labels
+# tell: the fake kernel says so with sizes of its own, and opcheck compares those too.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("kind", "channels", "per_image", "bins", "wanted"),
+    [
+        (HINGE, [], True, 0, True),
+        (HINGE, [], False, 64, True),
+        (HINGE, [], True, 0, False),
+        (SOFTMAX, [], False, 0, True),
+        (SOFTMAX, [2, 0], True, 64, True),
+        (SOFTMAX, [2, 0], False, 0, False),
+    ],
+)
+def test_the_extension_is_a_proper_operator(
+    kind: int, channels: list[int], per_image: bool, bins: int, wanted: bool, dtype: torch.dtype
+) -> None:
+    values = torch.randn(2, 3, 7, dtype=dtype, requires_grad=wanted)
+    labels = torch.randint(0, 2, (2, 3, 7), dtype=torch.uint8) if kind == HINGE else torch.randint(0, 3, (2, 7))
+    arguments = (values, labels, kind, channels, False, 255, per_image, bins, wanted)
+    torch.library.opcheck(extension_numba._operator, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("gaussian", "wanted"), [(False, True), (True, True), (False, False)])
+def test_the_tree_is_a_proper_operator(gaussian: bool, wanted: bool, dtype: torch.dtype) -> None:
+    embedding = torch.randn(2, 3, 40, dtype=dtype, requires_grad=wanted)
+    labels = [torch.randint(0, 3, (2, 40)), torch.randint(-2, 5, (2, 40))]
+    width = (0.5 + torch.rand(2, 40, dtype=dtype)).requires_grad_(wanted) if gaussian else torch.empty(0, dtype=dtype)
+    arguments = (
+        embedding, labels, [torch.empty(0, dtype=dtype), width], [3.0, 1.0], [7.2, 0.8], [1.0, 0.5], [False, True],
+        [0, 1, 2, 0, 2], [3, 2], gaussian, False, 0.0, wanted,
+    )  # fmt: skip
+    torch.library.opcheck(tree_operator._operator, arguments)
+
+
 def test_a_dynamic_graph_is_built_once_for_all_sizes() -> None:
     torch.compiler.reset()
-    graphs = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(lovasz_softmax, fullgraph=True, dynamic=True, backend=graphs)
-    for size in (4, 5, 9):
-        compiled(*scene(size=size))
-    assert graphs.frame_count == 1
+    for function in (lovasz_softmax, tree):
+        graphs = torch._dynamo.testing.CompileCounter()
+        compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=graphs)
+        for size in (4, 5, 9):
+            compiled(*scene(size=size))
+        assert graphs.frame_count == 1
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -176,13 +176,14 @@ def test_crowd_counts_for_its_category_and_is_ignored_among_instances() -> None:
     assert inner.labels[0, 0] == Level.NO_NODE
 
 
-def test_siblings_are_blind_to_other_categories() -> None:
+@pytest.mark.parametrize("impl", ENGINES)
+def test_siblings_are_blind_to_other_categories(impl: str) -> None:
     semantic = torch.tensor([[0, 1, 1, 2]])
     instance = torch.tensor([[0, 1, 2, 1]])
     levels = panoptic_levels(semantic, instance, things={1, 2})
     apart = torch.tensor([[[0.0, 10.0, 20.0, 10.0]]])  # instance 1 of category 2 lies on instance 1 of category 1
-    everyone = hierarchical_lovasz_hinge(apart, levels, negatives="all").per_level[1]
-    siblings = hierarchical_lovasz_hinge(apart, levels, negatives="siblings").per_level[1]
+    everyone = hierarchical_lovasz_hinge(apart, levels, negatives="all", impl=impl).per_level[1]
+    siblings = hierarchical_lovasz_hinge(apart, levels, negatives="siblings", impl=impl).per_level[1]
     assert siblings == 0
     assert everyone > 0
 
@@ -209,12 +210,13 @@ def test_three_levels_are_the_same_call(impl: str) -> None:
     )
 
 
-def test_a_level_looks_at_its_own_dimensions_only() -> None:
+@pytest.mark.parametrize("impl", ENGINES)
+def test_a_level_looks_at_its_own_dimensions_only(impl: str) -> None:
     embedding, semantic, instance = random_case(4, dims=4)
     levels = levels_of(semantic, instance, category_dims=(0, 2))
-    before = hierarchical_lovasz_hinge(embedding, levels).per_level
+    before = hierarchical_lovasz_hinge(embedding, levels, impl=impl).per_level
     embedding[:, 1] += torch.randn(embedding[:, 1].shape)
-    after = hierarchical_lovasz_hinge(embedding, levels).per_level
+    after = hierarchical_lovasz_hinge(embedding, levels, impl=impl).per_level
     assert before[0] == after[0]
     assert before[1] != after[1]
 
@@ -283,12 +285,13 @@ def test_edge_cases_give_a_finite_loss_attached_to_the_graph(impl: str, case: st
     assert torch.isfinite(embedding.grad).all()
 
 
+@pytest.mark.parametrize("impl", ENGINES)
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int32, torch.int64])
-def test_any_integer_labels_will_do(kind: torch.dtype) -> None:
+def test_any_integer_labels_will_do(kind: torch.dtype, impl: str) -> None:
     embedding, _, _ = random_case(6)
     semantic = torch.randint(0, 2, (2, 6, 5))
-    expected = hierarchical_lovasz_hinge(embedding, levels_of(semantic, semantic)).loss
-    same = hierarchical_lovasz_hinge(embedding, levels_of(semantic.to(kind), semantic.to(kind))).loss
+    expected = hierarchical_lovasz_hinge(embedding, levels_of(semantic, semantic), impl=impl).loss
+    same = hierarchical_lovasz_hinge(embedding, levels_of(semantic.to(kind), semantic.to(kind)), impl=impl).loss
     assert torch.equal(expected, same)
 
 
@@ -329,9 +332,10 @@ def test_loss_does_not_depend_on_the_number_of_threads() -> None:
         assert torch.equal(grad, results[0][1])
 
 
-def test_per_node_says_which_node_cost_what() -> None:
+@pytest.mark.parametrize("impl", ENGINES)
+def test_per_node_says_which_node_cost_what(impl: str) -> None:
     embedding, semantic, instance = random_case(10)
-    nodes = hierarchical_lovasz_hinge(embedding, levels_of(semantic, instance)).per_node
+    nodes = hierarchical_lovasz_hinge(embedding, levels_of(semantic, instance), impl=impl).per_node
     assert nodes[0].picture.tolist() == [-1, -1, -1]
     assert nodes[0].label.tolist() == [0, 1, 2]
     assert sorted(set(nodes[1].picture.tolist())) == [0, 1]
@@ -447,15 +451,16 @@ def test_wrong_maps_fail_clearly(change: dict[str, Any], error: type[Exception],
         panoptic_levels(**maps)
 
 
-def test_labels_that_are_no_tree_fail_clearly() -> None:
+@pytest.mark.parametrize("impl", ENGINES)
+def test_labels_that_are_no_tree_fail_clearly(impl: str) -> None:
     across = (
         Level(torch.tensor([[0, 1]]), 4.0, per_picture=False),
         Level(torch.tensor([[3, 3]]), 1.0),
     )
     embedding = torch.zeros(1, 2, 2)
-    assert hierarchical_lovasz_hinge(embedding, across).loss >= 0
+    assert hierarchical_lovasz_hinge(embedding, across, impl=impl).loss >= 0
     with pytest.raises(ValueError, match=r"levels must form a tree.*got node 3 outside or across"):
-        hierarchical_lovasz_hinge(embedding, across, negatives="siblings")
+        hierarchical_lovasz_hinge(embedding, across, negatives="siblings", impl=impl)
 
 
 def test_bandwidth_with_the_margin_kernel_fails_clearly() -> None:
