@@ -76,14 +76,14 @@ def one_of(argument: str, value: object, allowed: Collection[object]) -> None:
 def positive(argument: str, value: float) -> None:
     """Raise unless `value` is a finite number above zero."""
     _is_number(argument, value)
-    if not (value > 0 and math.isfinite(value)):
+    if not (value > 0 and value < math.inf):
         raise ValueError(message(argument, "be a finite number above 0", value))
 
 
 def non_negative(argument: str, value: float) -> None:
     """Raise unless `value` is a finite number, zero or above."""
     _is_number(argument, value)
-    if not (value >= 0 and math.isfinite(value)):
+    if not (value >= 0 and value < math.inf):
         raise ValueError(message(argument, "be a finite number, 0 or above", value))
 
 

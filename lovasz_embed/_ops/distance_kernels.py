@@ -55,7 +55,19 @@ def count_errors(
             if counts[n, block]:
                 node = first_node + n
                 _errors(
-                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, errors
+                    planes,
+                    pixels,
+                    dims,
+                    own,
+                    start,
+                    node,
+                    means[node],
+                    radius2[node],
+                    margin2,
+                    gaussian,
+                    cut,
+                    True,
+                    errors,
                 )
                 if group.size:
                     _only_siblings(errors, group[start : start + size], groups[node])
@@ -106,18 +118,32 @@ def write_errors(
             if counts[n, block] == 0:
                 continue
             node = first_node + n
-            _errors(planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, errors)
+            _errors(
+                planes,
+                pixels,
+                dims,
+                own,
+                start,
+                node,
+                means[node],
+                radius2[node],
+                margin2,
+                gaussian,
+                cut,
+                False,
+                errors,
+            )
             if group.size:
                 _only_siblings(errors, group[start : start + size], groups[node])
             positive[size:] = 0
             for i in range(size):
                 positive[i] = errors[i] > 0
-            found = 0
+            found: Any = 0
             for j in range(_BLOCK // 8):
                 if eight[j]:
                     for i in range(8 * j, 8 * j + 8):
                         where[found] = i
-                        found += positive[i]
+                        found += np.int64(positive[i])
             at = np.int64(starts[n, block])
             for k in range(found):
                 i = where[k]
@@ -143,9 +169,13 @@ def _errors(
     margin2: float,
     gaussian: bool,
     cut: float,
+    counting: bool,
     errors: Array,
 ) -> None:
-    """Write the error of every pixel of a block; 0 where it is ignored, or a negative with an error up to `cut`."""
+    """Write the error of every pixel of a block; 0 where it is ignored, or a negative with an error up to `cut`.
+
+    With `counting` only its sign is right.
+    """
     size = member.size
     one = planes.dtype.type(1)
     zero = planes.dtype.type(0)
@@ -171,14 +201,16 @@ def _errors(
         j += 1
     if gaussian:
         falloff = math.log(2.0) / radius2
-        far = -math.log(0.5 * cut) / falloff if cut > 0 else np.inf
+        # What is farther is left out, or too small for a float.
+        far = -math.log(max(0.5 * cut, 1e-37)) / falloff
         for i in range(size):
             if member[i] == node:
                 errors[i] = 2 - 2 * math.exp(-errors[i] * falloff)
-            else:
-                errors[i] = 2 * math.exp(-errors[i] * falloff) if errors[i] < far else 0.0
-            if member[i] == _IGNORED:
+            elif member[i] == _IGNORED or errors[i] >= far:
                 errors[i] = 0
+            else:
+                # Counting asks only whether it is positive.
+                errors[i] = 1 if counting else 2 * math.exp(-errors[i] * falloff)
     else:
         inverse = one / margin2
         for i in range(size):
@@ -208,6 +240,7 @@ def push(
     radius2: Array,
     margin2: float,
     gaussian: bool,
+    bandwidth: bool,
     scale: float,
     counts: Array,
     starts: Array,
@@ -219,8 +252,8 @@ def push(
 ) -> None:
     """Take the slopes along the logits back to the embeddings of the blocks [first_block, last_block) of a picture.
 
-    Adds to grad, laid out like planes, and to sums [node, D + 1] the slopes along each node's mean and squared
-    radius.
+    Adds to grad, laid out like planes, and to sums [node, D + 1] the slopes along each node's mean and, if there is a
+    `bandwidth` to learn, its squared radius.
     """
     steps = np.zeros(_BLOCK, planes.dtype)
     pushes = np.zeros(_BLOCK, planes.dtype)
@@ -241,7 +274,7 @@ def push(
                     # The logit is 2 phi - 1 with phi = exp(-d² falloff).
                     half = 0.5 * values[at + k]
                     phi = 1 - half if member[start + pixel[k]] == node else half
-                    if phi > 0:
+                    if bandwidth and phi > 0:
                         sums[n, dims.size] -= 2 * scale / radius2[node] * phi * math.log(phi) * slopes[k]
                     slopes[k] *= -4 * scale * falloff * phi
             else:

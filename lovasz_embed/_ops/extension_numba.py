@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lovasz_embed._ops.binning import Reduce, bin_rows
 from lovasz_embed._ops.handover import may_hand_over
-from lovasz_embed._ops.labels import is_ignored
+from lovasz_embed._ops.labels import can_hold, is_ignored
 from lovasz_embed._ops.ranking import LARGEST, Row, Weighed, weigh_rows
 from lovasz_embed._ops.ranking_kernels import NOTHING, SOFTMAX, mark
 from lovasz_embed._ops.softmax_kernels import softmax_slope
@@ -23,7 +23,7 @@ from lovasz_embed._ops.threads import crew_size, share
 
 Array = NDArray[Any]
 
-_RUN = 1 << 15  # pixels that one task of backward goes through
+_RUN = 1 << 14  # pixels that one task of the softmax goes through
 
 
 def extension_numba(
@@ -39,8 +39,8 @@ def extension_numba(
     reduce: Reduce | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return losses, foreground and counted entries of every mask; see `extension.extension`."""
+    ignored = NOTHING if ignore_index is None or not can_hold(labels.dtype, ignore_index) else ignore_index
     labels = labels if labels.dtype in (torch.uint8, torch.int64) else _as_uint8_or_int64(labels)
-    ignored = NOTHING if ignore_index is None else ignore_index
     wanted = values.requires_grad and torch.is_grad_enabled()
     options = (kind, list(channels), skip_absent, ignored, per_image, bins, wanted)
     if type(values) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
@@ -79,7 +79,7 @@ def _weigh(
         )
     planes = values.detach().contiguous()
     if kind == SOFTMAX:
-        planes = planes.softmax(1)
+        planes = _softmax(planes)
     flat, maps = planes.numpy().reshape(-1), labels.contiguous().numpy().reshape(-1)
     if not wanted:
         weights = planes.new_empty(0)
@@ -101,7 +101,8 @@ def _weigh(
         for c in channels
     ]
     arguments = (ignored, kind, weights.numpy().reshape(-1), crew_size(planes.numel()))
-    asked = [n for n, row in enumerate(rows) if row.runs]
+    # Over processes all take part, one without pictures as well.
+    asked = [n for n, row in enumerate(rows) if row.runs or reduce is not None]
     if skip_absent and reduce is None:  # over processes a class may be present elsewhere
         present = [_occurring(maps, pictures, pixels, all_channels) - {ignored} for pictures in groups]
         asked = [n for n in asked if rows[n].label in present[n // len(channels)]]
@@ -118,6 +119,24 @@ def _weigh(
     foreground = torch.tensor([row.foreground for row in found], dtype=torch.int64).view(shape)
     counted = torch.tensor([row.counted for row in found], dtype=torch.int64).view(shape)
     return losses, foreground, counted, weights, planes if wanted and kind == SOFTMAX else values.new_empty(0)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return the softmax over channels: torch's is not the same, bit for bit, for any number of threads."""
+    probabilities = torch.empty_like(logits)
+    source, target = logits.numpy(), probabilities.numpy()
+
+    def softmax(run: tuple[int, slice]) -> None:
+        b, own = run
+        out = target[b, :, own]
+        with np.errstate(all="ignore"):  # whatever ignored pixels hold
+            np.exp(source[b, :, own] - source[b, :, own].max(0), out=out)
+            out /= out.sum(0)
+
+    batch, _, pixels = logits.shape
+    runs = [(b, slice(first, first + _RUN)) for b in range(batch) for first in range(0, pixels, _RUN)]
+    share(softmax, runs, crew_size(logits.numel()))
+    return probabilities
 
 
 def _occurring(maps: Array, pictures: list[int], pixels: int, classes: int) -> set[int]:

@@ -19,12 +19,14 @@ def is_ignored(labels: Tensor, ignore_index: int | None) -> Tensor:
 
     A value that the dtype cannot hold is nowhere: torch would wrap it around, and find -100 at 156 in uint8.
     """
-    if ignore_index is None or labels.dtype == torch.bool:
-        return torch.zeros_like(labels, dtype=torch.bool)
-    info = torch.iinfo(labels.dtype)
-    if not info.min <= ignore_index <= info.max:
+    if ignore_index is None or not can_hold(labels.dtype, ignore_index):
         return torch.zeros_like(labels, dtype=torch.bool)
     return labels == ignore_index
+
+
+def can_hold(dtype: torch.dtype, label: int) -> bool:
+    """Return True if a label map of `dtype` can hold `label`; no bool is ever ignored."""
+    return dtype != torch.bool and torch.iinfo(dtype).min <= label <= torch.iinfo(dtype).max
 
 
 def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:

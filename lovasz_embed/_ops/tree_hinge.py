@@ -67,14 +67,16 @@ def tree_hinge(
         from lovasz_embed._ops.tree_operator import tree_hinge_numba
 
         return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut)
-    total = embedding.sum() * 0
+    # Attached to all that may have a gradient, also where there is no node.
+    nothing = embedding.sum() * 0 + sum(x.bandwidth.sum() * 0 for x in levels if x.bandwidth is not None)
+    total = nothing
     per_level, per_node = [], []
     parents: Nodes | None = None
     for level in levels:
         nodes = find_nodes(level.labels, per_picture=level.per_picture)
         seen = embedding if level.dims is None else embedding[:, list(level.dims)]
         means = nodes.means(seen)
-        grouped = group_by_parent(nodes, parents) if parents and siblings else nodes
+        grouped = group_by_parent(nodes, parents) if parents is not None and siblings else nodes
         losses = [
             # Recomputed in backward: otherwise every node keeps several arrays of all pixels.
             checkpoint(
@@ -84,7 +86,7 @@ def tree_hinge(
             for k in range(len(nodes))
         ]  # fmt: skip
         stacked = torch.stack(losses) if losses else seen.new_zeros(0)
-        loss = stacked.mean() if losses else total
+        loss = stacked.mean() if losses else nothing
         total = total + level.weight * loss
         per_level.append(loss.detach())
         per_node.append((nodes.picture, nodes.label, stacked.detach()))

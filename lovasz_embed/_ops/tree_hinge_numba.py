@@ -46,6 +46,7 @@ class HingeLevel:
         margin2: Squared margin of the margin kernel.
         gaussian: Whether the kernel is the gaussian one.
         cut: Error up to which a negative is left out (gaussian).
+        bandwidth: Whether the radii are learnt.
     """
 
     planes: Array
@@ -56,10 +57,13 @@ class HingeLevel:
     margin2: float
     gaussian: bool
     cut: float
+    bandwidth: bool
 
 
 def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> tuple[Array, Array]:
-    """Return the loss of every node, and its slope along the squared radius times `scale`; (K,) float64 each.
+    """Return the loss of every node, and its slope along the squared radius, times `scale`; (K,) float64 each.
+
+    Without a bandwidth to learn the slopes are 0.
 
     Args:
         level: The level.
@@ -227,7 +231,7 @@ class _Sweep:
             nodes, columns = self._of_picture(b, entries.nodes)
             rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
             distance_kernels.push(
-                *self._pixels(b), first, last, nodes.start, *self.shape, scale,
+                *self._pixels(b), first, last, nodes.start, *self.shape, self.level.bandwidth, scale,
                 entries.counts[rows, columns], entries.starts[rows, columns], entries.places, entries.errors,
                 entries.weights, flat[b], sums[number, rows],
             )  # fmt: skip
@@ -309,6 +313,5 @@ def _dead_zone(level: HingeLevel) -> tuple[Array, Array]:
     """Return up to where a positive, and from where on a negative costs nothing, for every node."""
     radius2 = level.radius2.astype(np.float64)
     if level.gaussian:
-        reach2 = radius2 * np.log2(2 / level.cut) if level.cut > 0 else np.full_like(radius2, np.inf)
-        return np.zeros_like(radius2), np.sqrt(reach2)
+        return np.zeros_like(radius2), np.sqrt(radius2 * np.log2(2 / max(level.cut, 2e-37)))
     return np.sqrt(np.maximum(radius2 - level.margin2, 0)), np.sqrt(radius2 + level.margin2)

@@ -97,13 +97,15 @@ def _run(
             margin2=margins2[number],
             gaussian=gaussian,
             cut=cut,
+            bandwidth=bandwidth.numel() > 0,
         )
         values, slopes = level_hinge(hinge, scale, grad.numpy() if weights[number] else array[:0], threads)
         above = level
         per_level.append(float(values.mean()) if count else 0.0)
         nodes.append(torch.from_numpy(np.stack([level.picture, level.label])))
         losses.append(torch.from_numpy(values).to(planes.dtype))
-        grad_bandwidths.append(_grad_of_bandwidth(level, bandwidth, slopes, radius) if wanted else bandwidth[:0])
+        own_slope = _grad_of_bandwidth(level, bandwidth, slopes, radius) if wanted else bandwidth.new_empty(0)
+        grad_bandwidths.append(own_slope)
     total = sum(weight * loss for weight, loss in zip(weights, per_level, strict=True))
     return planes.new_tensor(total), planes.new_tensor(per_level), nodes, losses, grad, grad_bandwidths
 
@@ -119,7 +121,7 @@ def _radii(level: NumberedLevel, bandwidth: Tensor, radius: float) -> Any:
 
 def _grad_of_bandwidth(level: NumberedLevel, bandwidth: Tensor, slopes: Any, radius: Any) -> Tensor:
     if not bandwidth.numel():
-        return bandwidth[:0]
+        return bandwidth.new_empty(0)
     shares = np.concatenate([[0.0, 0.0], slopes * 2 * radius / level.size])
     return torch.from_numpy(shares[level.member + 2]).to(bandwidth.dtype)
 
@@ -194,12 +196,13 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, _, _, _, grad, grad_bandwidths = output
+    ctx.levels = len(inputs[1])
     ctx.save_for_backward(grad, *grad_bandwidths)
 
 
 def _backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Any, ...]:
     grad, *bandwidths = ctx.saved_tensors
-    return grad * total, None, [g * total for g in bandwidths], *[None] * 10
+    return grad * total, [None] * ctx.levels, [g * total for g in bandwidths], *[None] * 10
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)

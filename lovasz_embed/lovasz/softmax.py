@@ -125,6 +125,7 @@ def lovasz_softmax(
     if channels:
         weights = torch.stack([weights[c] for c in channels])
     weights = torch.where((foreground if classes == "present" else counted) > 0, weights, 0)
+    losses = torch.where(weights > 0, losses, 0)  # of what does not count, NaN even
     if reduction == "none":
         return weights * losses
     if reduction == "sum":
