@@ -109,6 +109,9 @@ MAP = labels(3, 2, 23, 31, void=0.1)  # 713 pixels a picture: two blocks of 512 
 EMBEDDING = 2 * noise(2, 5, 23, 31, dtype=torch.float64)
 LINES = torch.arange(1400).view(1, 1400) // 100  # nodes that fill whole blocks, and some that no block touches
 FINE = inside(MAP, 3)
+# Two nodes of 700 pixels, each a point but for one pixel in fifty, which lies outside the inner or the outer radius.
+OUTLIERS = 3.0 * (LINES.double() // 7).unsqueeze(1) * torch.ones(1, 2, 1) + 0.01 * noise(1, 2, 1400)
+OUTLIERS[:, 0, ::50] += torch.linspace(0.5, 3, 28)
 ALL_VOID = torch.full((2, 6), VOID)
 
 CASES: dict[str, Case] = {
@@ -216,6 +219,10 @@ CASES: dict[str, Case] = {
     ),
     "tree, far from the origin": tree(
         noise(1, 3, 1400, dtype=torch.float64) + 1e3 + LINES.unsqueeze(1), Level(LINES, 1.0)
+    ),
+    "tree, outliers": tree(OUTLIERS, Level(LINES // 7, 1.0)),
+    "tree, outliers, siblings": tree(
+        OUTLIERS, Level(LINES // 14, 4.0), Level(LINES // 7, 1.0, margin=0.5), negatives="siblings"
     ),
     "tree, per picture": tree(EMBEDDING, Level(MAP, 2.0)),
     "tree, over the batch": tree(EMBEDDING, Level(MAP, 2.0, per_picture=False)),
@@ -613,11 +620,13 @@ def long_case(name: str) -> Case:
     small = (rows // 120 * 5 + rows.mT // 120).expand(1, side, side)
     levels = (Level(own, 4.0, per_picture=False), Level(small, 1.5))
     return {
-        "hinge": lambda: hinge(noise(2, 300_000), labels(2, 2, 300_000, void=0.1), ignore_index=VOID),
+        "hinge": lambda: hinge(
+            noise(2, 300_000, dtype=torch.float64), labels(2, 2, 300_000, void=0.1), ignore_index=VOID
+        ),
         "hinge, very long": lambda: hinge(noise(1, 2**22 + 1), labels(2, 1, 2**22 + 1)),
         "softmax": lambda: softmax(noise(1, 3, 300_007), labels(3, 1, 300_007, void=0.1), classes="all"),
         "tree, margin": lambda: tree(2 * noise(1, 4, side, side), *levels),
-        "tree, gaussian": lambda: tree(2 * noise(1, 4, side, side), *levels, kernel="gaussian"),
+        "tree, gaussian": lambda: tree(2 * noise(1, 4, side, side, dtype=torch.float64), *levels, kernel="gaussian"),
     }[name]()
 
 

@@ -118,6 +118,47 @@ def test_gradient_is_that_of_the_value(impl: str, kernel: str, negatives: str) -
     assert torch.autograd.gradcheck(loss, embedding.requires_grad_())
 
 
+def crowded(cut: float) -> tuple[Tensor, Level]:
+    """Two pixels of a node with errors just below `cut`, and before them many others with just that error."""
+    near, far = math.sqrt(-math.log2(1 - 0.499 * cut)), math.sqrt(math.log2(2 / cut)) + 1e-9
+    embedding = torch.zeros(1, 2, 20_000, dtype=torch.float64)
+    embedding[0, 1], embedding[0, :, :2] = far, torch.tensor([[near, -near], [0.0, 0.0]])
+    return embedding, Level(torch.where(torch.arange(20_000) < 2, 0, Level.NO_NODE).view(1, -1), 1.0)
+
+
+@pytest.mark.parametrize("cut", [1e-8, 1e-4, 0.01, 0.1, 0.5, 1.0])
+def test_truncation_changes_value_and_gradient_within_its_bounds(cut: float) -> None:
+    # The slopes that change by this much (docs/mathematics.md) arrive twice: at the pixel, and through the mean.
+    bound = 2 * (2 * cut * math.sqrt(math.log(2) * math.log(2 / cut)) + 2 * math.sqrt(2 * cut * math.log(2)))
+    for embedding, level in (
+        crowded(cut),
+        (torch.randn(1, 3, 500).double(), Level(torch.arange(500).view(1, -1) // 99, 1.0)),
+    ):
+        results = []
+        for truncation in (0.0, cut):
+            leaf = embedding.clone().requires_grad_()
+            result = hierarchical_lovasz_hinge(leaf, (level,), kernel="gaussian", truncation=truncation)
+            result.loss.backward()
+            assert leaf.grad is not None
+            results.append((result.per_node[0].loss, leaf.grad))
+        (value, gradient), (cut_value, cut_gradient) = results
+        assert (cut_value <= value).all()
+        assert (value - cut_value <= cut).all()
+        assert float((gradient - cut_gradient).norm(dim=1).sum()) <= bound
+
+
+def test_the_default_truncation_is_below_what_float32_keeps() -> None:
+    embedding, semantic, instance = random_case(13, dtype=torch.float32)
+    results = []
+    for truncation in (None, 0.0):
+        leaf = (3 * embedding).requires_grad_()
+        levels = levels_of(semantic, instance)
+        result = hierarchical_lovasz_hinge(leaf, levels, kernel="gaussian", truncation=truncation)
+        result.loss.backward()
+        results.append((result.loss.detach(), leaf.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("impl", ENGINES)
 def test_bandwidth_is_a_learnt_radius_per_node(impl: str) -> None:
     embedding, semantic, instance = random_case(2)

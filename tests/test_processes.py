@@ -102,6 +102,7 @@ def test_scratch_survives_an_error_inside() -> None:
 
 
 def test_concurrent_borrowers_of_scratch_never_share_memory() -> None:
+    scratch_module.clear()
     meeting = threading.Barrier(8, timeout=60)
 
     def borrow(number: int) -> bool:
@@ -157,19 +158,27 @@ def test_a_helpers_error_is_raised_the_first_item_first() -> None:
 def test_share_waits_for_no_helper_that_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every helper is busy for as long as the call lasts: the calling thread does all of it."""
     done = threading.Event()
-    with ThreadPoolExecutor(1) as busy:
-        busy.submit(done.wait, 60)
-        monkeypatch.setattr(threads_module, "_helpers", [busy])
+    with ThreadPoolExecutor(1) as helper:
+        monkeypatch.setattr(threads_module, "_helpers", [helper])
+        busy = helper.submit(done.wait, 10)
         names = share(lambda _: threading.current_thread(), range(5), 3)
         done.set()
+        assert busy.result(), "the helper was still busy"
     assert set(names) == {threading.current_thread()}
 
 
 def test_share_may_be_called_by_a_helper(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ThreadPoolExecutor(1) as one:
-        monkeypatch.setattr(threads_module, "_helpers", [one])
-        nested = share(lambda item: share(lambda inner: 10 * item + inner, range(3), 2), range(4), 2)
-    assert nested == [[10 * item + inner for inner in range(3)] for item in range(4)]
+    helper, results = ThreadPoolExecutor(1), []
+    monkeypatch.setattr(threads_module, "_helpers", [helper])
+
+    def inner(item: int) -> list[int]:
+        return share(lambda part: 10 * item + part, range(3), 2)
+
+    caller = threading.Thread(target=lambda: results.extend(share(inner, range(4), 2)), daemon=True)
+    caller.start()
+    caller.join(20)
+    helper.shutdown(wait=False, cancel_futures=True)  # frees who waits for ever
+    assert results == [[10 * item + part for part in range(3)] for item in range(4)]
 
 
 # --- Other processes. A program each: what a fork copies must not depend on the tests that ran before.
