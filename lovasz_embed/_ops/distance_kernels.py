@@ -73,7 +73,7 @@ def count_errors(
                     _only_siblings(errors, group[start : start + size], groups[node])
                 found = np.int32(0)
                 for i in range(size):
-                    found += np.int32(errors[i] > 0)
+                    found += np.int32(not errors[i] <= 0)  # NaN counts: it must not stay hidden
                 counts[n, block] = found
 
 
@@ -137,7 +137,7 @@ def write_errors(
                 _only_siblings(errors, group[start : start + size], groups[node])
             positive[size:] = 0
             for i in range(size):
-                positive[i] = errors[i] > 0
+                positive[i] = not errors[i] <= 0
             found: Any = 0
             for j in range(_BLOCK // 8):
                 if eight[j]:
@@ -148,6 +148,7 @@ def write_errors(
             for k in range(found):
                 i = where[k]
                 key = np.int64(narrow[i]) if errors.itemsize == 4 else max(wide[i] >> 32, 1)
+                key = _TOP if errors[i] != errors[i] else key
                 words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[i] == node)
                 places[at + k] = i
             weights[at : at + found] = 0

@@ -61,7 +61,7 @@ def extension(
     if impl == "auto":
         impl = "numba" if values.device.type == "cpu" else "reference"
     if reduce is not None and torch.compiler.is_compiling():
-        impl = "reference"  # an operator takes no processes
+        impl = "reference"
     if impl == "numba":
         from lovasz_embed._ops.extension_numba import extension_numba
 

@@ -43,7 +43,8 @@ def extension_numba(
     labels = labels if labels.dtype in (torch.uint8, torch.int64) else _as_uint8_or_int64(labels)
     wanted = values.requires_grad and torch.is_grad_enabled()
     options = (kind, list(channels), skip_absent, ignored, per_image, bins, wanted)
-    if type(values) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
+    plain = type(values) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if plain or reduce is not None:  # the operator takes no processes
         result: tuple[Tensor, Tensor, Tensor] = _Eager.apply(values, labels, reduce, *options)  # type: ignore[no-untyped-call]
         return result
     losses, foreground, counted, _, _ = _operator(values, labels, *options)

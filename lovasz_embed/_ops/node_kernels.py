@@ -198,4 +198,4 @@ def near_blocks(
             near[i] = not (kind[block] == node and rest > 0 and distances[i] <= rest * rest)
         else:
             bound = outer + reach
-            near[i] = allowed[i] and distances[i] <= bound * bound
+            near[i] = allowed[i] and not distances[i] > bound * bound  # NaN is looked at
