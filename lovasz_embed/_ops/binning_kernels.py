@@ -21,6 +21,7 @@ OCTAVES = 64
 LOWEST = (127 - 32) << 23  # the bits of 2^-32 in float32
 
 _BLOCK = 512  # entries that are gone through loop by loop, vectorised, in the first-level cache
+NOTHING = -(2**63)  # a label that no picture holds, as in ranking_kernels
 HINGE, SOFTMAX = 1, 2  # what the values are; anything else: errors (as in ranking_kernels)
 
 
@@ -113,10 +114,9 @@ def cells_of(
     foreground: Any = np.int32(0)
     out: Any = np.int32(0)
     for i in range(values.size):
-        inside = (labels[i] == label) & (labels[i] != ignored)
+        inside = labels[i] == label
         mask[i] = inside
         foreground += np.int32(inside)
-        out += np.int32(labels[i] == ignored)
     if kind == HINGE:
         for i in range(values.size):
             errors[i] = one - values[i] if mask[i] else one + values[i]
@@ -126,9 +126,14 @@ def cells_of(
     else:
         for i in range(values.size):
             errors[i] = values[i]
-    if out:
+    if ignored != NOTHING:
         for i in range(values.size):
-            errors[i] = zero if labels[i] == ignored else errors[i]
+            away = labels[i] == ignored
+            errors[i] = zero if away else errors[i]
+            out += np.int32(away)
+        if ignored == label:
+            mask[:] = 0
+            foreground = np.int32(0)
     for i in range(values.size):
         errors[i] = zero if errors[i] <= 0 else errors[i]
     if values.itemsize == 4:
