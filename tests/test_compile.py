@@ -141,15 +141,22 @@ def test_a_subclass_of_tensor_adds_counts_up_over_processes() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("impl", ["reference", "numba"])
 @pytest.mark.parametrize("kernel", ["margin", "gaussian"])
-def test_not_a_number_is_not_hidden_where_nobody_looks_at_the_embedding(kernel: str, impl: str) -> None:
-    """A compiled graph does not look for NaN first: the loss must tell."""
-    embedding = torch.randn(1, 3, 1200).index_fill(2, torch.tensor([700]), math.nan)
-    level = TreeLevel((torch.arange(1200) // 400).view(1, 1200), 1.0, 0.8, 1.0, True, None, None)
+@pytest.mark.parametrize("where", ["in a node", "far from all nodes"])
+def test_not_a_number_shows_where_nobody_looks_at_the_embedding_first(
+    where: str, kernel: str, impl: str, dtype: torch.dtype
+) -> None:
+    """As in a compiled graph: the total tells, of whatever pixel, and the loss of the node that it is in."""
+    labels = (torch.arange(1200) // 300).view(1, 1200)
+    embedding = 100 * (labels // 2).to(dtype) + torch.randn(1, 3, 1200, dtype=dtype)
+    embedding[0, 0, 1100] = math.nan
+    labels = labels if where == "in a node" else torch.where(labels < 2, labels, Level.NO_NODE)
+    level = TreeLevel(labels, 1.0, 0.8, 1.0, True, None, None)
     losses = tree_hinge(embedding, [level], kernel=kernel, siblings=False, cut=0.0, impl=impl)
     assert losses.total.isnan()
-    assert losses.per_node[0][2].isnan().tolist()[1]
+    assert losses.per_node[0][2][3:].isnan().all()
 
 
 # All four tests of opcheck apply. The tree's outputs have as many entries as there are nodes, which only the labels
