@@ -140,19 +140,20 @@ def test_share_of_nothing_and_of_one_item(items: list[int]) -> None:
 
 
 def test_a_helpers_error_is_raised_the_first_item_first() -> None:
-    caller = threading.current_thread()
+    caller, failed = threading.current_thread(), threading.Event()
 
     def task(item: int) -> int:
-        if threading.current_thread() is not caller:
-            time.sleep(0.01 * (4 - item))  # of several failing items the first is not the fastest
-            raise ValueError(f"item {item}")
-        time.sleep(0.2)
-        return item
+        if threading.current_thread() is caller:
+            failed.wait(20)
+            return item
+        time.sleep(0.01 * (4 - item))  # of several failing items the first is not the fastest
+        failed.set()
+        raise ValueError(f"item {item}")
 
-    for _ in range(3):
-        with pytest.raises(ValueError, match=r"item [01]$") as caught:
+    for _ in range(5):
+        failed.clear()
+        with pytest.raises(ValueError, match=r"item [01]$"):
             share(task, range(4), 4)
-        assert caught.value.__traceback__ is not None
 
 
 def test_share_waits_for_no_helper_that_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +315,8 @@ print(lovasz_hinge(torch.tensor([[0.5, -2.0, 3.0, 0.25]]), torch.tensor([[1, 1, 
 SEEN = 4 / 3 + 1 + 1.25 / 12 + 0.5 / 4
 
 
-@pytest.mark.parametrize("where", ["below a file", "missing", "nowhere at all"])
+# Each compiles for seconds; where the package's own folder takes the cache is much like where a new one does.
+@pytest.mark.parametrize("where", [pytest.param("below a file", marks=pytest.mark.slow), "missing", "nowhere at all"])
 def test_kernels_work_wherever_the_cache_may_not_be(tmp_path: Path, where: str) -> None:
     """Root may write anywhere: only a path below a regular file is sure to be refused."""
     folder = copy_of_the_package(tmp_path)
