@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("demo", "train", "predict", "evaluate", "info")
 SCORES = ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap50", "miou", "per_class", "pictures", "seconds")
 CATEGORIES = (Category(3, "floor", False), Category(90, "square", True), Category(200, "bar [red]", True))
-SHORT = ("--steps", "80", "--batch", "4", "--crop", "32", "--learning-rate", "0.01", "--minutes", "0")
+SHORT = ("--steps", "160", "--batch", "4", "--crop", "32", "--learning-rate", "0.01", "--minutes", "0")
 
 
 class Example(NamedTuple):
