@@ -156,7 +156,9 @@ def balls(
                 distances[i] += gap * gap
         farthest = distances[0]
         for i in range(size):
-            farthest = max(farthest, distances[i])
+            # NaN stays once it is there: such a block must be looked at.
+            if farthest == farthest and not distances[i] <= farthest:
+                farthest = distances[i]
         reaches[block] = np.sqrt(farthest)
 
 

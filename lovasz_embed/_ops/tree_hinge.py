@@ -68,7 +68,7 @@ def tree_hinge(
 
         return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut)
     # Attached to all that may have a gradient, also where there is no node.
-    nothing = embedding.sum() * 0 + sum(x.bandwidth.sum() * 0 for x in levels if x.bandwidth is not None)
+    nothing = (embedding * 0).sum() + sum(x.bandwidth.sum() * 0 for x in levels if x.bandwidth is not None)
     total = nothing
     per_level, per_node = [], []
     parents: Nodes | None = None
