@@ -298,15 +298,41 @@ def test_engines_agree_about_every_level_and_node(kernel: str, negatives: str) -
 
 
 @pytest.mark.parametrize("impl", ENGINES)
-@pytest.mark.parametrize("nodes", ["some", "none"])
+@pytest.mark.parametrize("nodes", ["some", "none", "no picture"])
 def test_a_bandwidth_has_a_gradient_of_its_own(impl: str, nodes: str) -> None:
     """Where nothing else has one; and a zero where there is no node, since DDP waits for every gradient."""
-    own = labels(3, 2, 40) if nodes == "some" else torch.full((2, 40), Level.IGNORED)
-    bandwidth = (1 + torch.rand(2, 40)).requires_grad_()
+    batch = 0 if nodes == "no picture" else 2
+    own = torch.full((batch, 40), Level.IGNORED) if nodes == "none" else labels(3, batch, 40)
+    bandwidth = (1 + torch.rand(batch, 40)).requires_grad_()
     level = Level(own, 1.0, bandwidth=bandwidth)
-    hierarchical_lovasz_hinge(noise(2, 3, 40), (level,), kernel="gaussian", impl=impl).loss.backward()
+    hierarchical_lovasz_hinge(noise(batch, 3, 40), (level,), kernel="gaussian", impl=impl).loss.backward()
     assert bandwidth.grad is not None
     assert bool(bandwidth.grad.any()) == (nodes == "some")
+
+
+@pytest.mark.parametrize("impl", ENGINES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_positives_keep_their_gaussian_gradient(impl: str, dtype: torch.dtype) -> None:
+    """An error is 2 to the last bit there: the gradient must not be read from it."""
+    far = 5.0 if dtype == torch.float32 else 8.0
+    embedding = torch.tensor([[[-far, far]]], dtype=dtype, requires_grad=True)
+    level = Level(torch.zeros(1, 2, dtype=torch.int64), 1.0)
+    hierarchical_lovasz_hinge(embedding, (level,), kernel="gaussian", impl=impl).loss.backward()
+    # Both pixels weigh a half; the slope of 2 - 2 exp(-d² ln 2) is 4 d ln 2 exp(-d² ln 2). The mean does not move.
+    slope = 2 * far * math.log(2) * 2.0 ** -(far**2)
+    assert embedding.grad is not None
+    torch.testing.assert_close(embedding.grad, torch.tensor([[[-slope, slope]]], dtype=dtype), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("impl", ENGINES)
+def test_finite_values_whose_sum_is_not_give_a_finite_loss(impl: str) -> None:
+    embedding = torch.full((1, 1, 8), 3e38, requires_grad=True)
+    level = Level(torch.full((1, 8), Level.NO_NODE), 1.0)
+    loss = hierarchical_lovasz_hinge(embedding, (level,), impl=impl).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert embedding.grad is not None
+    assert not embedding.grad.any()
 
 
 # --- Bad arguments

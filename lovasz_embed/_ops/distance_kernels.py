@@ -274,7 +274,13 @@ def push(
                 for k in range(slopes.size):
                     # The logit is 2 phi - 1 with phi = exp(-d² falloff).
                     half = 0.5 * values[at + k]
-                    phi = 1 - half if member[start + pixel[k]] == node else half
+                    phi = half
+                    if member[start + pixel[k]] == node:
+                        # A far positive's error is 2, and has lost it.
+                        phi = 1 - half
+                        if phi < 0.25:
+                            distance2 = _distance2(planes, pixels, dims, start + pixel[k], means[node])
+                            phi = math.exp(-distance2 * falloff)
                     if bandwidth and phi > 0:
                         sums[n, dims.size] -= 2 * scale / radius2[node] * phi * math.log(phi) * slopes[k]
                     slopes[k] *= -4 * scale * falloff * phi
@@ -306,6 +312,16 @@ def push(
                         target[i] += step
                         pushes[i] = step
                     sums[n, j] -= _sum(pushes, _BLOCK)
+
+
+@jit
+def _distance2(planes: Array, pixels: int, dims: Array, pixel: int, mean: Array) -> float:
+    """Return the squared distance of one pixel."""
+    total = 0.0
+    for j in range(dims.size):
+        gap = planes[dims[j] * pixels + pixel] - mean[j]
+        total += gap * gap
+    return total
 
 
 @jit

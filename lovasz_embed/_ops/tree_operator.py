@@ -121,7 +121,7 @@ def _radii(level: NumberedLevel, bandwidth: Tensor, radius: float) -> Any:
 
 def _grad_of_bandwidth(level: NumberedLevel, bandwidth: Tensor, slopes: Any, radius: Any) -> Tensor:
     if not bandwidth.numel():
-        return bandwidth.new_empty(0)
+        return torch.empty_like(bandwidth)
     shares = np.concatenate([[0.0, 0.0], slopes * 2 * radius / level.size])
     return torch.from_numpy(shares[level.member + 2]).to(bandwidth.dtype)
 
@@ -141,7 +141,8 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad, *bandwidths = ctx.saved_tensors
         grad = grad if may_hand_over(total) else grad * total
-        return grad, None, None, *(g * total if g.numel() else None for g in bandwidths)
+        learnt = ctx.needs_input_grad[3:]
+        return grad, None, None, *(g * total if need else None for g, need in zip(bandwidths, learnt, strict=True))
 
 
 @torch.library.custom_op("lovasz_embed::tree_hinge", mutates_args=(), device_types="cpu")

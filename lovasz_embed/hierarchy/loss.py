@@ -93,7 +93,7 @@ def hierarchical_lovasz_hinge(
         norm_weight: Weight of the regulariser that keeps the first level's means near the origin.
         truncation: For the gaussian kernel, whose negatives are never at rest: negatives with an error up to this
             t cost nothing. A node's loss falls by at most t, and the gradient changes by at most
-            (2 t sqrt(ln 2 ln(2 / t)) + 2 sqrt(2 t ln 2)) / r in sum (docs/mathematics.md). None is 2^-48, below
+            (4 t sqrt(ln 2 ln(2 / t)) + 4 sqrt(2 t ln 2)) / r in sum (docs/mathematics.md). None is 2^-48, below
             what float32 keeps; 0 leaves nothing out.
         impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never meaning.
 
