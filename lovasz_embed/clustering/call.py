@@ -1,9 +1,10 @@
-"""Clustering: pixel embeddings to instances, exact where the embedding keeps its margin."""
+"""The one call: checks, pictures side by side, one result."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,44 +14,32 @@ from torch import Tensor
 
 from lovasz_embed import _check
 from lovasz_embed._ops.labels import as_labels
-from lovasz_embed._ops.margin import Floats, Map, PictureClusters, cluster_picture
+from lovasz_embed._ops.margin import Map, PictureClusters, cluster_picture
 from lovasz_embed._ops.threads import map_threads
+from lovasz_embed.clustering._pictures import compact, drop_invalid, planar
+from lovasz_embed.clustering.result import Clusters
 
-_TABLE = 65_536  # class labels below are looked up in a table, larger ones are sorted
-_METHODS: dict[str, Callable[..., PictureClusters]] = {"margin": cluster_picture}
+
+def _margin(pixels: Any, classes: Any, shape: Any, **options: Any) -> PictureClusters:
+    invalid = drop_invalid(pixels, classes)
+    clusters = cluster_picture(pixels, classes, shape, **options)
+    return replace(clusters, invalid=clusters.invalid + invalid)
 
 
-@dataclass(frozen=True, eq=False)
-class Clusters:
-    """The clusters of a batch: K_b of picture b, numbered 1..K_b by their first pixel in scan order.
+def _density(*picture: Any, **options: Any) -> PictureClusters:
+    from lovasz_embed._ops.density import cluster_picture_by_density
 
-    Attributes:
-        labels: int32 (B, *spatial), the number of each pixel's cluster; 0 is noise and what was not
-            clustered.
-        centres: Per picture (K_b, D), mean embedding of the cluster numbered k + 1, in the embedding's
-            dtype but at least float32.
-        sizes: Per picture int64 (K_b,), pixels.
-        scores: Per picture float32 (K_b,) in [0, 1], compactness: 1 - mean squared distance to the centre /
-            radius². It is no probability.
-        classes: Per picture int64 (K_b,), class label; 0 for a mask.
-        margin_ok: Per picture, whether every two centres of one class are more than 2 radius apart: far
-            enough for all instances whose pixels lie within radius / 2 of their mean. Parts that
-            `connected=True` split count as one cluster. True where no class has two clusters.
-    """
+    return cluster_picture_by_density(*picture, **options)
 
-    labels: Tensor
-    centres: tuple[Tensor, ...]
-    sizes: tuple[Tensor, ...]
-    scores: tuple[Tensor, ...]
-    classes: tuple[Tensor, ...]
-    margin_ok: tuple[bool, ...]
+
+_METHODS: dict[str, Callable[..., PictureClusters]] = {"margin": _margin, "density": _density}
 
 
 def cluster_embeddings(
     embedding: Tensor,
     mask_or_labels: Tensor,
     *,
-    radius: float,
+    radius: float | None = None,
     method: str = "margin",
     min_size: int = 1,
     connected: bool = False,
@@ -82,8 +71,9 @@ def cluster_embeddings(
         mask_or_labels: (B, *spatial). bool: cluster the pixels that are True. Integers: the class of each
             pixel, 0 and above; pixels of a negative class are not clustered, and clusters never cross
             classes. A mask in uint8 is thus two classes: convert it with `.bool()`.
-        radius: Radius of an instance, embedding units: the radius of the instance level of the loss.
-        method: "margin" is the one described here.
+        radius: Radius of an instance, embedding units: the radius of the instance level of the loss. Only
+            "density" does without.
+        method: "margin" is the one described here; "density" is for embeddings without a known radius.
         min_size: Fewest pixels of a cluster. Pixels of a smaller one join the next centre within `reach`, or
             become noise.
         connected: Split clusters into spatially connected parts (sharing a face); parts below `min_size`
@@ -98,7 +88,11 @@ def cluster_embeddings(
         TypeError: If the embedding is not floating point, the labels are no integers, or an option has the
             wrong type.
         ValueError: If shapes or devices differ, `radius` or `reach` is not above 0, `min_size` is below 1,
-            the method is unknown, or a pixel to be clustered holds NaN or Inf.
+            the method is unknown, or it needs a radius and there is none.
+
+    Warns:
+        RuntimeWarning: If pixels to be clustered hold NaN or Inf. They become noise and influence nothing;
+            `Clusters.invalid` counts them.
 
     Notes:
         Equal densities go to the pixel first in scan order, equal distances to the centre with the smaller
@@ -126,8 +120,12 @@ def cluster_embeddings(
     spatial = tuple(embedding.shape[2:])
     _check.same_shape("mask_or_labels", labels, (len(embedding), *spatial), "embedding (B, *spatial)")
     _check.same_device("mask_or_labels", labels, embedding.device, "embedding")
-    _check.positive("radius", radius)
     _check.one_of("method", method, tuple(_METHODS))
+    if radius is not None:
+        _check.positive("radius", radius)
+    elif method != "density":
+        remedy = "It is the radius of the instance level of the loss; method='density' does without."
+        raise ValueError(_check.message("radius", f"be given for method={method!r}", None, remedy))
     if isinstance(min_size, bool) or not isinstance(min_size, int):
         raise TypeError(_check.message("min_size", "be an int, in pixels", type(min_size).__name__))
     if min_size < 1:
@@ -142,15 +140,13 @@ def cluster_embeddings(
     run: Map = _map_serial if len(embedding) > 1 else map_threads
 
     def picture(b: int) -> tuple[PictureClusters, NDArray[np.int64]]:
-        classes, ids = _compact(labels[b].cpu().flatten().numpy())
-        planar = _planar(embedding[b].detach())
-        _all_finite(planar, classes)
+        classes, ids = compact(labels[b].cpu().flatten().numpy())
         clusters = cluster(
-            planar,
+            planar(embedding[b].detach()),
             classes,
             spatial,
-            radius=float(radius),
-            reach=float(radius if reach is None else reach),
+            radius=radius,
+            reach=radius if reach is None else reach,
             min_size=min_size,
             connected=connected,
             run=run,
@@ -159,18 +155,19 @@ def cluster_embeddings(
 
     results = map_threads(picture, range(len(embedding)))
     found = [clusters for clusters, _ in results]
+    _warn_of_invalid(found)
     device, dtype = embedding.device, torch.promote_types(embedding.dtype, torch.float32)
     maps = torch.zeros(labels.shape, dtype=torch.int32)
     for b, clusters in enumerate(found):
         maps[b] = torch.from_numpy(clusters.labels).reshape(spatial)
-    scores = [torch.from_numpy(1.0 - clusters.variances / radius**2).clamp(0.0, 1.0) for clusters in found]
     return Clusters(
         labels=maps.to(device),
         centres=tuple(torch.from_numpy(clusters.centres).to(device, dtype) for clusters in found),
         sizes=tuple(torch.from_numpy(clusters.sizes).to(device) for clusters in found),
-        scores=tuple(score.to(device, torch.float32) for score in scores),
+        scores=tuple(_scores(clusters, radius).to(device, torch.float32) for clusters in found),
         classes=tuple(torch.from_numpy(ids).to(device) for _, ids in results),
-        margin_ok=tuple(clusters.separation > 2 * radius for clusters in found),
+        margin_ok=tuple(_margin_ok(clusters, radius) for clusters in found),
+        invalid=tuple(clusters.invalid for clusters in found),
     )
 
 
@@ -178,34 +175,24 @@ def _map_serial(function: Callable[[int], object], items: range) -> list[object]
     return [function(item) for item in items]
 
 
-def _planar(picture: Tensor) -> Floats:
-    """Return a picture as a contiguous (D, P) array of float32 or float64, copied only if it must be."""
-    picture = picture.to("cpu", torch.promote_types(picture.dtype, torch.float32))
-    array: Floats = picture.flatten(1).contiguous().numpy()
-    return array
+def _scores(clusters: PictureClusters, radius: float | None) -> Tensor:
+    if clusters.scores is not None or radius is None:
+        assert clusters.scores is not None, "a method without a radius has scores of its own"
+        return torch.from_numpy(clusters.scores)
+    return torch.from_numpy(1.0 - clusters.variances / radius**2).clamp(0.0, 1.0)
 
 
-def _compact(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the class of every pixel without gaps (-1: not clustered), and the label of each class."""
-    if labels.dtype == np.bool_:
-        return labels.astype(np.int32) - 1, np.zeros(1, np.int64)
-    labels = np.maximum(labels.astype(np.int64), -1)
-    end = int(labels.max(initial=-1)) + 1
-    if end > _TABLE:
-        ids, classes = np.unique(labels, return_inverse=True)
-        negative = int(ids[0] < 0)
-        return (classes.reshape(-1) - negative).astype(np.int32), ids[negative:]
-    present = np.zeros(end + 1, np.bool_)
-    present[labels] = True  # -1 is the last place
-    ids = np.flatnonzero(present[:end])
-    table = np.full(end + 1, -1, np.int32)
-    table[ids] = np.arange(len(ids))
-    return table[labels], ids
+def _margin_ok(clusters: PictureClusters, radius: float | None) -> bool:
+    if clusters.apart is not None or radius is None:
+        assert clusters.apart is not None, "a method without a radius knows by itself what is apart"
+        return clusters.apart
+    return clusters.separation > 2 * radius
 
 
-def _all_finite(planar: Floats, classes: NDArray[np.int32]) -> None:
-    """Raise `ValueError` if a pixel to be clustered holds NaN or Inf; plane by plane, to save memory."""
-    for plane in planar:
-        if not np.isfinite(plane).all():
-            _check.all_finite("embedding", torch.from_numpy(planar[:, classes >= 0]))
-            return
+def _warn_of_invalid(found: list[PictureClusters]) -> None:
+    count = sum(clusters.invalid for clusters in found)
+    if count:
+        where = f"in {sum(clusters.invalid > 0 for clusters in found)} of {len(found)} pictures"
+        text = f"{count} pixels to be clustered, {where}, hold NaN or Inf: they are noise"
+        remedy = "Look for a diverged network or an overflow in half precision; Clusters.invalid counts them."
+        warnings.warn(f"{text}. {remedy}", RuntimeWarning, stacklevel=3)
