@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lovasz_embed._ops import pages
 from lovasz_embed._ops.binning import Reduce, bin_rows
 from lovasz_embed._ops.handover import may_hand_over
 from lovasz_embed._ops.labels import can_hold, is_ignored
@@ -85,9 +86,9 @@ def _weigh(
     if not wanted:
         weights = planes.new_empty(0)
     elif kind == SOFTMAX:  # not every channel has a mask that counts
-        weights = torch.zeros_like(planes)
+        weights = pages.zeros_like(planes)
     else:
-        weights = torch.empty_like(planes)
+        weights = pages.empty_like(planes)
     groups = [[b] for b in range(batch)] if per_image else [list(range(batch))]
 
     def label_start(b: int, c: int) -> int:
@@ -124,7 +125,7 @@ def _weigh(
 
 def _softmax(logits: Tensor) -> Tensor:
     """Return the softmax over channels: torch's is not the same, bit for bit, for any number of threads."""
-    probabilities = torch.empty_like(logits)
+    probabilities = pages.empty_like(logits)
     source, target = logits.numpy(), probabilities.numpy()
 
     def softmax(run: tuple[int, slice]) -> None:
@@ -186,7 +187,7 @@ def _slope(ctx: Any, loss: Tensor) -> Tensor:
 def _slope_through_softmax(
     weights: Tensor, loss: Tensor, probabilities: Tensor, labels: Tensor, ignored: int
 ) -> Tensor:
-    slope = torch.empty_like(weights)
+    slope = pages.empty_like(weights)
     scales = loss.expand(weights.shape[:2]).contiguous()
     arrays = [values.numpy() for values in (weights, scales, probabilities, labels.contiguous(), slope)]
     runs = [(b, first, first + _RUN) for b in range(len(weights)) for first in range(0, weights.shape[2], _RUN)]

@@ -54,6 +54,8 @@ def compact(
     errors = np.empty(_BLOCK, values.dtype)
     keys = errors.view(np.int32) if errors.itemsize == 4 else np.empty(_BLOCK, np.int32)
     mask = np.empty(_BLOCK, np.uint8)
+    some = np.empty(_BLOCK, np.uint8)
+    eight = some.view(np.uint64)
     one = values.dtype.type(1)
     low: Any = _TOP
     high: Any = 0
@@ -102,19 +104,23 @@ def compact(
         if positive == 0:
             continue
         high = max(high, np.int64(most))
-        if positive < size // 8:
+        least: Any = np.uint32(_TOP)
+        for i in range(size):
+            least = min(least, np.uint32(keys[i] - np.int32(1)))  # keys of 0 and below wrap to the top
+        low = min(low, np.int64(least) + 1)
+        if positive < size // 4:
+            some[size:] = 0
             for i in range(size):
-                if keys[i] > 0:  # rarely: the branch is predicted
-                    words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
-                    low = min(low, np.int64(keys[i]))
-                    at += 1
+                some[i] = keys[i] > 0
+            for j in range(_BLOCK // 8):
+                if eight[j]:
+                    for i in range(8 * j, 8 * j + 8):
+                        words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
+                        at += some[i]
         else:
-            least: Any = np.uint32(_TOP)
             for i in range(size):
-                least = min(least, np.uint32(keys[i] - np.int32(1)))  # keys of 0 and below wrap to the top
                 words[at] = (np.int64(keys[i] ^ _TOP) << 32) | ((place + i) << 1) | mask[i]
                 at += keys[i] > 0
-            low = min(low, np.int64(least) + 1)
     return at, low, high, foreground, out
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lovasz_embed._ops import pages
 from lovasz_embed._ops.handover import may_hand_over
 from lovasz_embed._ops.numbered_level import NumberedLevel, number_level, parent_of_nodes
 from lovasz_embed._ops.ranking import LARGEST
@@ -77,7 +78,7 @@ def _run(
     planes = embedding.detach().contiguous()
     threads = crew_size(planes.numel())
     array = planes.numpy()
-    grad = torch.zeros_like(planes) if wanted else planes.new_empty(0)
+    grad = pages.zeros_like(planes) if wanted else planes.new_empty(0)
     per_level, nodes, losses, grad_bandwidths = [], [], [], []
     above: NumberedLevel | None = None
     ends = np.cumsum(dim_counts)
