@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from lovasz_embed import _check
 from lovasz_embed._ops.class_means import as_linear, class_sums, linear_scores, means_of
 from lovasz_embed._ops.labels import as_labels, labels_in_range
+from lovasz_embed._ops.ncm import check_classifier, check_dims, looked_at_of, nearest_mean
 from lovasz_embed._ops.reference import at_least_float32
+
+IMPLEMENTATIONS = ("auto", "reference", "numba")
 
 
 class ClassMeans(NamedTuple):
@@ -71,6 +74,7 @@ def nearest_class_mean(
     dims: Sequence[int] | None = None,
     reject_radius: float | None = None,
     ignore_index: int = 255,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Class of the nearest mean for every pixel: argmin_c of \|e - mu_c\|² - o_c, with offset o.
 
@@ -78,11 +82,15 @@ def nearest_class_mean(
 
     Args:
         embedding: floating point (B, D, *spatial), embedding units.
-        means: floating point (C, D); a class whose row holds a NaN is absent and never predicted.
-        offset: (C,) squared embedding units; the larger it is, the farther out a class wins. None = 0.
+        means: floating point (C, D); a class whose row holds NaN or Inf is absent and never predicted.
+        offset: (C,) squared embedding units; the larger it is, the farther out a class wins. None = 0; a class
+            with -Inf or NaN is absent.
         dims: the embedding dimensions that the distance looks at; None = all.
         reject_radius: embedding units; a pixel farther than this from the mean of its class belongs to none.
-        ignore_index: what a pixel without a class gets: rejected, not finite, or no class is present at all.
+        ignore_index: what a pixel without a class gets: rejected, not finite (in any dimension, looked at or
+            not), or no class is present at all.
+        impl: "auto" (numba on the CPU, outside graphs; else the reference), "reference" or "numba": speed, and which
+            of two means a pixel gets that are equally near but for rounding.
 
     Returns:
         int64 (B, *spatial), classes 0..C-1 and `ignore_index`.
@@ -90,12 +98,16 @@ def nearest_class_mean(
     Raises:
         TypeError: embedding, means or offset is not floating point, reject_radius is no number, or a
             dimension no int.
-        ValueError: shapes or devices do not match, dims does not name existing dimensions once each, or
-            reject_radius is not above 0.
+        ValueError: shapes or devices do not match, dims does not name existing dimensions once each,
+            reject_radius is not above 0, or impl is unknown or does not run on the embedding's device.
 
     Note:
-        The lowest class wins a tie. Without gradient. The arithmetic is float32 at least, under autocast too.
-        O(P C D) time and O(P C) memory; never an array of P C D.
+        The lowest class wins a tie. Without gradient. The arithmetic is float32 at least, under autocast too, and
+        relative to the median of the means: a common offset of means and pixels costs no digits. The numba engine
+        looks once more, in float64, at pixels whose two best scores are too close for float32: its result is that of
+        float64 arithmetic, for any number of threads. A pixel whose scores overflow counts as not finite.
+        O(P C D) time. The numba engine reads the embedding once, in any layout, and needs no memory besides the
+        result; the reference needs O(P C + P D), never an array of P C D.
 
     Example:
         >>> means = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
@@ -107,19 +119,18 @@ def nearest_class_mean(
         Kerola et al., "Hierarchical Lovász Embeddings for Proposal-free Panoptic Segmentation", CVPR 2021,
         classifies pixels by the nearest class mean; offset, dims and the reject radius are ours.
     """
-    _check.is_embedding("embedding", embedding)
-    _check_means(means, offset, embedding)
-    if reject_radius is not None:
-        _check.positive("reject_radius", reject_radius)
-    embedding, means = embedding.detach(), means.detach()
-    looked_at = _looked_at(dims, means)
-    best, ids = linear_scores(embedding, *as_linear(means, offset, looked_at)).max(1)
-    known = best.isfinite()
-    if reject_radius is not None:
-        own = means.nan_to_num().to(best.dtype)[ids].movedim(-1, 1)
-        away = (at_least_float32(embedding) - own) * looked_at.view(-1, *[1] * (embedding.ndim - 2))
-        known &= away.square().sum(1) <= reject_radius**2
-    return torch.where(known, ids, ignore_index)
+    _check.one_of("impl", impl, IMPLEMENTATIONS)
+    looked_at = check_classifier(embedding, means, offset, dims, reject_radius)
+    _check.runs_on(embedding.device, impl, "embedding")
+    return nearest_mean(
+        embedding.detach(),
+        means.detach(),
+        None if offset is None else offset.detach(),
+        looked_at,
+        reject_radius=reject_radius,
+        ignore_index=ignore_index,
+        impl=impl,
+    )
 
 
 class NearestClassMean(nn.Module):
@@ -135,6 +146,7 @@ class NearestClassMean(nn.Module):
         dims: the dimensions that the distance looks at; None = all.
         reject_radius: embedding units, see `nearest_class_mean`; None = never reject.
         ignore_index: label that does not count in `update` and that `forward` gives to pixels without class.
+        impl: engine of `forward`, see `nearest_class_mean`.
 
     Attributes:
         sums: (C, D) float64 buffer, stays float64 when the module is converted.
@@ -143,13 +155,13 @@ class NearestClassMean(nn.Module):
 
     Raises:
         TypeError: num_classes, dim or a dimension is no int, or reject_radius is no number.
-        ValueError: num_classes or dim is below 1, dims does not name existing dimensions once each, or
-            reject_radius is not above 0.
+        ValueError: num_classes or dim is below 1, dims does not name existing dimensions once each, reject_radius
+            is not above 0, or impl is unknown.
 
     Example:
         >>> ncm = NearestClassMean(num_classes=2, dim=1)
         >>> ncm.update(torch.tensor([[[0.0, 2.0, 8.0]]]), torch.tensor([[0, 0, 1]]))
-        NearestClassMean(num_classes=2, dim=1, dims=None, reject_radius=None, ignore_index=255)
+        NearestClassMean(num_classes=2, dim=1, dims=None, reject_radius=None, ignore_index=255, impl='auto')
         >>> ncm.means
         tensor([[1.], [8.]])
         >>> ncm(torch.tensor([[[4.0, 5.0]]]))
@@ -168,18 +180,21 @@ class NearestClassMean(nn.Module):
         dims: Sequence[int] | None = None,
         reject_radius: float | None = None,
         ignore_index: int = 255,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         _at_least_one("num_classes", num_classes)
         _at_least_one("dim", dim)
-        _check_dims(dims, dim)
+        check_dims(dims, dim)
         if reject_radius is not None:
             _check.positive("reject_radius", reject_radius)
+        _check.one_of("impl", impl, IMPLEMENTATIONS)
         self.num_classes = num_classes
         self.dim = dim
         self.dims = None if dims is None else tuple(dims)
         self.reject_radius = reject_radius
         self.ignore_index = ignore_index
+        self.impl = impl
         self.register_buffer("sums", torch.zeros(num_classes, dim, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("offset", torch.zeros(num_classes, dtype=torch.float64))
@@ -266,7 +281,7 @@ class NearestClassMean(nn.Module):
         """
         _check.is_embedding("embedding", embedding)
         _check_width(embedding, self.dim)
-        looked_at = _looked_at(self.dims, self.sums).view(-1, *[1] * (embedding.ndim - 2))
+        looked_at = looked_at_of(self.dims, self.sums).view(-1, *[1] * (embedding.ndim - 2))
         squared_norm = (at_least_float32(embedding) * looked_at).square().sum(1, keepdim=True)
         return linear_scores(embedding, *self._linear()) - squared_norm
 
@@ -274,7 +289,7 @@ class NearestClassMean(nn.Module):
         """Return the arguments of the constructor call."""
         return (
             f"num_classes={self.num_classes}, dim={self.dim}, dims={self.dims}, "
-            f"reject_radius={self.reject_radius}, ignore_index={self.ignore_index}"
+            f"reject_radius={self.reject_radius}, ignore_index={self.ignore_index}, impl={self.impl!r}"
         )
 
     def forward(self, embedding: Tensor) -> Tensor:
@@ -286,11 +301,12 @@ class NearestClassMean(nn.Module):
             dims=self.dims,
             reject_radius=self.reject_radius,
             ignore_index=self.ignore_index,
+            impl=self.impl,
         )
 
     def _linear(self) -> tuple[Tensor, Tensor]:
         means = means_of(self.sums, self.counts)
-        return as_linear(means, self.offset, _looked_at(self.dims, means))
+        return as_linear(means, self.offset, looked_at_of(self.dims, means))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Convert the module, but move the float64 sums only: `half()` would cut them to 11 bits."""
@@ -300,15 +316,6 @@ class NearestClassMean(nn.Module):
             converted = getattr(self, name)
             setattr(self, name, converted.double() if value.is_meta else value.to(converted.device))
         return self
-
-
-def _looked_at(dims: Sequence[int] | None, means: Tensor) -> Tensor:
-    """Return (D,) bool, True for the dimensions that the distance looks at."""
-    width = means.shape[1]
-    _check_dims(dims, width)
-    if dims is None:
-        return torch.ones(width, dtype=torch.bool, device=means.device)
-    return torch.tensor([d in dims for d in range(width)], device=means.device)
 
 
 def _check_labels(semantic: Tensor, embedding: Tensor, num_classes: int, ignore_index: int | None) -> Tensor:
@@ -321,31 +328,9 @@ def _check_labels(semantic: Tensor, embedding: Tensor, num_classes: int, ignore_
     return semantic
 
 
-def _check_means(means: Tensor, offset: Tensor | None, embedding: Tensor) -> None:
-    _check.is_floating("means", means)
-    if means.ndim != 2 or means.shape[0] < 1 or means.shape[1] != embedding.shape[1]:
-        rule = f"have shape (C, {embedding.shape[1]}) with C >= 1 to match embedding"
-        raise ValueError(_check.message("means", rule, tuple(means.shape)))
-    _check.same_device("means", means, embedding.device, "embedding")
-    if offset is not None:
-        _check.is_floating("offset", offset)
-        _check.same_shape("offset", offset, (means.shape[0],), "means")
-        _check.same_device("offset", offset, embedding.device, "embedding")
-
-
 def _check_width(embedding: Tensor, dim: int) -> None:
     if embedding.shape[1] != dim:
         raise ValueError(_check.message("embedding", f"have D = {dim} on axis 1", tuple(embedding.shape)))
-
-
-def _check_dims(dims: Sequence[int] | None, width: int) -> None:
-    if dims is None:
-        return
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
-        raise TypeError(_check.message("dims", "be a sequence of int or None", repr(dims)))
-    if not dims or len(set(dims)) < len(dims) or min(dims) < 0 or max(dims) >= width:
-        rule = f"name at least one of the dimensions 0 to {width - 1}, each once"
-        raise ValueError(_check.message("dims", rule, dims))
 
 
 def _at_least_one(argument: str, value: int) -> None:

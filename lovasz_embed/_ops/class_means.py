@@ -39,10 +39,12 @@ def means_of(sums: Tensor, counts: Tensor) -> Tensor:
 def as_linear(means: Tensor, offset: Tensor | None, looked_at: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight (C, D) and bias (C,), float64, with weight @ e + bias = |e|² - d² + offset.
 
-    `looked_at` (D,) bool holds the dimensions of the distance. A row of `means` with a NaN is an absent
-    class: weight 0, bias -inf.
+    `looked_at` (D,) bool holds the dimensions of the distance. A class is absent, weight 0 and bias -inf, whose row of
+    `means` is not finite, or whose offset is NaN.
     """
-    present = ~means.isnan().any(1)
+    present = means.isfinite().all(1)
+    if offset is not None:
+        present = present & ~offset.isnan()
     means = means.double().nan_to_num() * looked_at * present.unsqueeze(1)
     bias = -means.square().sum(1)
     if offset is not None:

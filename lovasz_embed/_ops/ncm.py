@@ -1,0 +1,113 @@
+"""The nearest class mean of every pixel: which engine, and the readable reference of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lovasz_embed import _check
+from lovasz_embed._ops.class_means import as_linear, linear_scores
+from lovasz_embed._ops.reference import at_least_float32
+
+
+def nearest_mean(
+    embedding: Tensor,
+    means: Tensor,
+    offset: Tensor | None,
+    looked_at: Tensor,
+    *,
+    reject_radius: float | None,
+    ignore_index: int,
+    impl: str,
+) -> Tensor:
+    """Return the class of every pixel, int64 (B, *spatial); see `lovasz_embed.nearest_class_mean`.
+
+    Args:
+        embedding: floating point (B, D, *spatial).
+        means: floating point (C, D).
+        offset: floating point (C,), or None.
+        looked_at: bool (D,), what `check_classifier` returns.
+        reject_radius: distance to its mean beyond which a pixel has no class, or None.
+        ignore_index: what a pixel without a class gets.
+        impl: "auto", "reference" or "numba".
+    """
+    graph = torch.compiler.is_compiling() or type(embedding) not in (Tensor, torch.nn.Parameter)
+    if impl == "auto":  # in a graph, the matrix product, which a compiler can look into and every exporter knows
+        impl = "numba" if embedding.device.type == "cpu" and not graph else "reference"
+    if impl == "numba":
+        from lovasz_embed._ops import ncm_numba
+
+        classify = ncm_numba.operator if graph else ncm_numba.classes
+        classes: Tensor = classify(embedding.detach(), means, offset, looked_at, reject_radius, ignore_index)
+        return classes
+    # Scores are differences of squares: near the origin these are small, and rounding takes less of them.
+    centre = middle(means, looked_at).to(torch.promote_types(embedding.dtype, torch.float32))
+    pixels = at_least_float32(embedding) - _along_axis_1(centre, embedding)
+    means = means.double() - centre
+    best, ids = linear_scores(pixels, *as_linear(means, offset, looked_at)).max(1)
+    known = best.isfinite()
+    if reject_radius is not None:
+        own = means.nan_to_num().to(best.dtype)[ids].movedim(-1, 1)
+        away = (pixels - own) * _along_axis_1(looked_at, embedding)
+        known &= away.square().sum(1) <= reject_radius**2
+    return torch.where(known, ids, ignore_index)
+
+
+def middle(means: Tensor, looked_at: Tensor) -> Tensor:
+    """Return the median of the present means in each dimension, (D,) float64, 0 where not looked at.
+
+    A median is one of the numbers: where means and pixels are multiples of a step, so are the differences to it, and
+    sums of them are exact where the others are; ties stay ties.
+    """
+    present = means.isfinite().all(1, keepdim=True)
+    return means.double().masked_fill(~present, torch.nan).nanmedian(0).values.nan_to_num() * looked_at
+
+
+def check_classifier(
+    embedding: Tensor,
+    means: Tensor,
+    offset: Tensor | None,
+    dims: Sequence[int] | None,
+    reject_radius: float | None,
+) -> Tensor:
+    """Return (D,) bool, True for the dimensions to look at, or raise where arguments do not fit each other."""
+    _check.is_embedding("embedding", embedding)
+    _check.is_floating("means", means)
+    if means.ndim != 2 or means.shape[0] < 1 or means.shape[1] != embedding.shape[1]:
+        rule = f"have shape (C, {embedding.shape[1]}) with C >= 1 to match embedding"
+        raise ValueError(_check.message("means", rule, tuple(means.shape)))
+    _check.same_device("means", means, embedding.device, "embedding")
+    if offset is not None:
+        _check.is_floating("offset", offset)
+        _check.same_shape("offset", offset, (means.shape[0],), "means")
+        _check.same_device("offset", offset, embedding.device, "embedding")
+    if reject_radius is not None:
+        _check.positive("reject_radius", reject_radius)
+    return looked_at_of(dims, means)
+
+
+def looked_at_of(dims: Sequence[int] | None, means: Tensor) -> Tensor:
+    """Return (D,) bool, True for the dimensions that the distance to `means` (C, D) looks at."""
+    width = means.shape[1]
+    check_dims(dims, width)
+    if dims is None:
+        return torch.ones(width, dtype=torch.bool, device=means.device)
+    return torch.tensor([d in dims for d in range(width)], device=means.device)
+
+
+def check_dims(dims: Any, width: int) -> None:
+    """Raise unless `dims` names some of `width` dimensions, each once, or is None."""
+    if dims is None:
+        return
+    if any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
+        raise TypeError(_check.message("dims", "be a sequence of int or None", repr(dims)))
+    if not dims or len(set(dims)) < len(dims) or min(dims) < 0 or max(dims) >= width:
+        rule = f"name at least one of the dimensions 0 to {width - 1}, each once"
+        raise ValueError(_check.message("dims", rule, dims))
+
+
+def _along_axis_1(values: Tensor, embedding: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (embedding.ndim - 2))
