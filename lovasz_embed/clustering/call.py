@@ -15,7 +15,9 @@ from torch import Tensor
 from lovasz_embed import _check
 from lovasz_embed._ops.labels import as_labels
 from lovasz_embed._ops.margin import Map, PictureClusters, cluster_picture
+from lovasz_embed._ops.seeded import cluster_picture_by_seeds
 from lovasz_embed._ops.threads import map_threads
+from lovasz_embed.clustering._options import Options
 from lovasz_embed.clustering._pictures import compact, drop_invalid, planar
 from lovasz_embed.clustering.result import Clusters
 
@@ -32,7 +34,11 @@ def _density(*picture: Any, **options: Any) -> PictureClusters:
     return cluster_picture_by_density(*picture, **options)
 
 
-_METHODS: dict[str, Callable[..., PictureClusters]] = {"margin": _margin, "density": _density}
+_METHODS: dict[str, Callable[..., PictureClusters]] = {
+    "margin": _margin,
+    "seeded": cluster_picture_by_seeds,
+    "density": _density,
+}
 
 
 def cluster_embeddings(
@@ -44,15 +50,19 @@ def cluster_embeddings(
     min_size: int = 1,
     connected: bool = False,
     reach: float | None = None,
+    seeds: Tensor | None = None,
+    bandwidth: Tensor | None = None,
+    min_seed: float | None = None,
+    min_fresh: float | None = None,
 ) -> Clusters:
-    r"""Group the pixels of every picture into instances of a known radius, without knowing how many.
+    r"""Group the pixels of every picture into instances, without knowing how many.
 
-    A pixel x of class c belongs to its nearest centre, argmin_k \|x - c_k\| over the centres of class c, if that is
-    within `reach`. Centres are fixed points of mean shift with a flat kernel, c = mean of {x: \|x - c\| <= radius},
-    sought among a sample of the pixels, densest first, then among what is left, until nothing new is found; each is
-    then moved to the mean of the pixels nearest to it.
+    **method="margin"**, for instances of a known radius. A pixel x of class c belongs to its nearest centre,
+    argmin_k \|x - c_k\| over the centres of class c, if that is within `reach`. Centres are fixed points of mean shift
+    with a flat kernel, c = mean of {x: \|x - c\| <= radius}, sought among a sample of the pixels, densest first, then
+    among what is left, until nothing new is found; each is then moved to the mean of the pixels nearest to it.
 
-    **Guarantee.** Let every pixel lie within δ of the mean of its instance, and the means of two instances of one
+    Its guarantee: let every pixel lie within δ of the mean of its instance, and the means of two instances of one
     class at least Δ apart. If
 
         2 δ < radius < Δ - 2 δ,
@@ -66,20 +76,37 @@ def cluster_embeddings(
     counts only if it is farther than `radius` from all denser ones, and one found among what was left only if most of
     the pixels nearest to it were left as well.
 
+    **method="seeded"**, for networks that say how well each pixel stands for its instance, and perhaps how large that
+    is. One after the other, the pixels whose seed is at least `min_seed` and that no cluster has taken, highest
+    seed first, propose all pixels of their class within their bandwidth r, {x: sum_d (x_d - s_d)² / r_d² <= 1} around
+    the pixel's embedding s. If at least `min_size` of those, and more than the share `min_fresh`, belong to no
+    cluster yet, these become one. A cluster never loses a pixel to a later one.
+
+    **method="density"**, for embeddings without a known radius: clusters are the dense regions that last longest
+    while the required density rises (HDBSCAN*, on a sample), and each extends as far as its own pixels do.
+
     Args:
         embedding: Floats (B, D, *spatial), embedding units, of any number of spatial dimensions.
         mask_or_labels: (B, *spatial). bool: cluster the pixels that are True. Integers: the class of each
             pixel, 0 and above; pixels of a negative class are not clustered, and clusters never cross
             classes. A mask in uint8 is thus two classes: convert it with `.bool()`.
-        radius: Radius of an instance, embedding units: the radius of the instance level of the loss. Only
-            "density" does without.
-        method: "margin" is the one described here; "density" is for embeddings without a known radius.
-        min_size: Fewest pixels of a cluster. Pixels of a smaller one join the next centre within `reach`, or
-            become noise.
+        radius: Radius of an instance, embedding units: the radius of the instance level of the loss. "seeded" takes
+            it in place of a bandwidth; for "density" it is an upper limit, and None is none.
+        method: "margin", "seeded" or "density", described above and in the documentation.
+        min_size: Fewest pixels of a cluster. For "margin", pixels of a smaller one join the next centre within
+            `reach`, or become noise.
         connected: Split clusters into spatially connected parts (sharing a face); parts below `min_size`
             become noise.
-        reach: Farthest distance at which a pixel joins its nearest centre, embedding units; None is `radius`.
-            A larger one lets pixels in tails and along borders join, a smaller one turns them into noise.
+        reach: Farthest distance at which a pixel joins its nearest centre, embedding units; None is `radius`, and for
+            "density" the extent of the cluster. A larger one lets pixels in tails and along borders join, a smaller
+            one turns them into noise. Not for "seeded".
+        seeds: Floats (B, *spatial) in [0, 1], for "seeded": how well a pixel stands for its instance. Compared in
+            float32.
+        bandwidth: Positive floats (B, 1, *spatial), or (B, D, *spatial) to have one for each dimension, embedding
+            units, for "seeded" in place of `radius`: the radius of the instance that the pixel belongs to, as in
+            `Level.bandwidth`, where the gaussian kernel is one half. For exp(-d² / (2 σ²)) it is σ sqrt(2 ln 2).
+        min_seed: Smallest seed from which a cluster grows, in [0, 1], for "seeded"; None is 0.5.
+        min_fresh: Share of its proposal that a cluster must exceed, in [0, 1], for "seeded"; None is 0.5.
 
     Returns:
         `Clusters`, on the device of the embedding, without gradients.
@@ -88,23 +115,29 @@ def cluster_embeddings(
         TypeError: If the embedding is not floating point, the labels are no integers, or an option has the
             wrong type.
         ValueError: If shapes or devices differ, `radius` or `reach` is not above 0, `min_size` is below 1,
-            the method is unknown, or it needs a radius and there is none.
+            the method is unknown, needs an option that is missing or takes none of those given, or a pixel to be
+            clustered has a seed outside [0, 1] or a bandwidth that is not above 0.
 
     Warns:
-        RuntimeWarning: If pixels to be clustered hold NaN or Inf. They become noise and influence nothing;
-            `Clusters.invalid` counts them.
+        RuntimeWarning: If pixels to be clustered hold NaN or Inf, in the embedding, the seeds or the bandwidth. They
+            become noise and influence nothing; `Clusters.invalid` counts them.
 
     Notes:
-        Equal densities go to the pixel first in scan order, equal distances to the centre with the smaller
-        coordinate. Sums are float64 in a fixed order: neither the number of threads nor a repetition changes a bit.
-        Half precision is computed in float32. Runs on the CPU; an embedding on another device is copied picture by
-        picture. Values of pixels that are not clustered are never used. O(P D) time where pixels lie well inside
-        their instance, O(P K D) at worst; memory is below that of one picture's embedding, plus its copy if it is
-        not contiguous float32 or float64 on the CPU. While `min_size` is 1, every isolated outlier is a cluster.
+        For "margin", equal densities go to the pixel first in scan order, equal distances to the centre with the
+        smaller coordinate; for "seeded", equal seeds take their turns in scan order. Sums are float64 in a fixed
+        order: neither the number of threads nor a repetition changes a bit. Half precision is computed in float32.
+        Runs on the CPU; an embedding on another device is copied picture by picture. Values of pixels that are not
+        clustered are never used. For "margin" O(P D) time where pixels lie well inside their instance, O(P K D) at
+        worst; memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or
+        float64 on the CPU. While `min_size` is 1, every isolated outlier is a cluster.
 
     References:
         Y. Cheng, "Mean shift, mode seeking, and clustering", PAMI 17(8), 1995 (flat kernel, section I).
         The guarantee and its proof are ours; see the page "Clustering" of the documentation.
+        D. Neven, B. De Brabandere, M. Proesmans, L. Van Gool, "Instance segmentation by jointly optimizing spatial
+        embeddings and clustering bandwidth", CVPR 2019 (seeds and bandwidth; what differs: "Clustering by seeds").
+        R. Campello, D. Moulavi, J. Sander, "Density-based clustering based on hierarchical density estimates", PAKDD
+        2013 (density).
 
     Example:
         >>> embedding = torch.tensor([[[0.0, 0.2, 5.1, 0.1, 5.0, 9.9]]])
@@ -114,26 +147,17 @@ def cluster_embeddings(
         tensor([[1, 1, 2, 1, 2, 0]], dtype=torch.int32)
         >>> clusters.sizes, clusters.margin_ok
         ((tensor([3, 2]),), (True,))
+        >>> seeds = torch.tensor([[0.6, 0.9, 0.8, 0.7, 0.4, 0.9]])  # how central a pixel is in its instance
+        >>> cluster_embeddings(embedding, mask, method="seeded", seeds=seeds, radius=1.0).scores
+        (tensor([0.9000, 0.8000]),)
     """
     _check.is_embedding("embedding", embedding)
     labels = as_labels("mask_or_labels", mask_or_labels)
     spatial = tuple(embedding.shape[2:])
     _check.same_shape("mask_or_labels", labels, (len(embedding), *spatial), "embedding (B, *spatial)")
     _check.same_device("mask_or_labels", labels, embedding.device, "embedding")
-    _check.one_of("method", method, tuple(_METHODS))
-    if radius is not None:
-        _check.positive("radius", radius)
-    elif method != "density":
-        remedy = "It is the radius of the instance level of the loss; method='density' does without."
-        raise ValueError(_check.message("radius", f"be given for method={method!r}", None, remedy))
-    if isinstance(min_size, bool) or not isinstance(min_size, int):
-        raise TypeError(_check.message("min_size", "be an int, in pixels", type(min_size).__name__))
-    if min_size < 1:
-        raise ValueError(_check.message("min_size", "be at least 1 pixel", min_size))
-    if not isinstance(connected, bool):
-        raise TypeError(_check.message("connected", "be True or False", repr(connected)))
-    if reach is not None:
-        _check.positive("reach", reach)
+    options = Options(method, radius, min_size, connected, reach, seeds, bandwidth, min_seed, min_fresh)
+    options.check(embedding)
 
     cluster = _METHODS[method]
     # Threads take whole pictures; a picture alone is cut into chunks. Either way the arithmetic is the same.
@@ -141,16 +165,7 @@ def cluster_embeddings(
 
     def picture(b: int) -> tuple[PictureClusters, NDArray[np.int64]]:
         classes, ids = compact(labels[b].cpu().flatten().numpy())
-        clusters = cluster(
-            planar(embedding[b].detach()),
-            classes,
-            spatial,
-            radius=radius,
-            reach=radius if reach is None else reach,
-            min_size=min_size,
-            connected=connected,
-            run=run,
-        )
+        clusters = cluster(planar(embedding[b].detach()), classes, spatial, **options.of_picture(b), run=run)
         return clusters, ids[clusters.classes]
 
     results = map_threads(picture, range(len(embedding)))

@@ -17,12 +17,15 @@ class Clusters:
         centres: Per picture (K_b, D), mean embedding of the cluster numbered k + 1, in the embedding's
             dtype but at least float32.
         sizes: Per picture int64 (K_b,), pixels.
-        scores: Per picture float32 (K_b,) in [0, 1]: compactness, 1 - mean squared distance to the centre /
-            radius². It is no probability.
+        scores: Per picture float32 (K_b,) in [0, 1]. "margin": compactness, 1 - mean squared distance to the
+            centre / radius²; it is no probability. "density": the same, with the extent of the cluster. "seeded":
+            the seed of the pixel that the cluster grew from, and so did all parts that `connected=True` split.
         classes: Per picture int64 (K_b,), class label; 0 for a mask.
-        margin_ok: Per picture, whether every two centres of one class are more than 2 radius apart: far
-            enough for all instances whose pixels lie within radius / 2 of their mean. Parts that
-            `connected=True` split count as one cluster. True where no class has two clusters.
+        margin_ok: Per picture, whether every two centres of one class are farther apart than their two radii
+            together: for one `radius`, more than 2 radius, far enough for all instances whose pixels lie within
+            radius / 2 of their mean. "seeded" takes a cluster's bandwidth, the largest of its dimensions, "density"
+            the largest extent. Parts that `connected=True` split count as one cluster. True where no class has two
+            clusters.
         invalid: Per picture, how many pixels to be clustered hold NaN or Inf. They are noise.
     """
 
