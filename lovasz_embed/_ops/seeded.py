@@ -131,7 +131,7 @@ def _screen(planar: Floats, classes: NDArray[np.int32], seeds: NDArray[np.float3
 
 def _rank(seeds: NDArray[np.float32], classes: NDArray[np.int32], least: float) -> NDArray[np.uint64]:
     words, spare = np.empty(len(seeds), np.uint64), np.empty(len(seeds), np.uint64)
-    return words[: seeded_kernels.rank(seeds, classes, least, words, spare)]
+    return words[: seeded_kernels.rank(seeds, classes, np.float32(least), words, spare)]
 
 
 def _forest(planar: Floats, classes: NDArray[np.int32], class_count: int, run: Map) -> _Forest:

@@ -49,7 +49,7 @@ def screen(planar: Floats, seeds: Floats, bandwidth: Floats, begin: int, end: in
 
 
 @jit
-def rank(seeds: Floats, classes: Ints, least: float, words: NDArray[np.uint64], spare: NDArray[np.uint64]) -> int:
+def rank(seeds: Floats, classes: Ints, least: np.float32, words: NDArray[np.uint64], spare: NDArray[np.uint64]) -> int:
     """Order the pixels of a class whose seed is at least `least`: highest seed first, ties by pixel; return how many.
 
     Args:
