@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from lovasz_embed._ops.grouping import count_distinct, group_pixels
-from lovasz_embed.panoptic import PanopticResult, Segment, assemble
+from lovasz_embed.panoptic import PanopticResult, Segment, assemble, assembly
 
 THINGS = frozenset({1, 3})
 VOID = 255
@@ -291,6 +291,47 @@ def test_assembly_does_what_a_loop_over_pixels_does(maps: LabelMaps, thing_area:
         assert result.segments[row] == tuple(
             Segment(i, c, k is not None, area) for i, ((c, k), area) in enumerate(expected, start=1)
         )
+
+
+DTYPES = [torch.bool, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64]
+
+
+@given(st.data(), st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.sampled_from([VOID, -1, 2, 1]))
+def test_counting_in_tables_equals_sorting_keys(
+    data: st.DataObject, one: torch.dtype, other: torch.dtype, ignore_index: int
+) -> None:
+    shape = data.draw(st.sampled_from([(2, 7), (3, 4, 5), (1, 2, 3, 3), (0, 4), (2, 0)]))
+
+    def labels(values: list[int], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(data.draw(hnp.arrays(np.int64, shape, elements=st.sampled_from(values)))).to(dtype)
+
+    void = {ignore_index} & {VOID} if one not in (torch.int16, torch.int32, torch.int64) else {ignore_index}
+    semantic = labels([0, 1, 2, 3, *void], one)
+    clusters = labels([0, 1, 2, 3, 9], other)
+    things = data.draw(st.sets(st.integers(-1, 5)))
+    scores = data.draw(st.sampled_from([None, [torch.rand(9) for _ in range(shape[0])]]))
+    minima = data.draw(st.tuples(st.sampled_from([0, 1.5, 3]), st.sampled_from([0, 2])))
+    given_to_both = semantic, clusters, frozenset(things), scores, minima, ignore_index
+    by_tables = assembly._by_tables(*given_to_both)
+    assert by_tables is not None
+    assert by_tables == assembly._by_keys(*given_to_both)
+
+
+def test_maps_of_several_tasks_are_counted_as_one() -> None:
+    shape = (2, 700, 600)
+    semantic, clusters = torch.randint(0, 5, shape), torch.randint(0, 50, (2, 7, 600)).repeat_interleave(100, 1)
+    clusters[1] += 3000
+    given_to_both = semantic, clusters.int(), frozenset({1, 3, 4}), None, (100, 0), VOID
+    by_tables = assembly._by_tables(*given_to_both)
+    assert by_tables is not None
+    assert by_tables == assembly._by_keys(*given_to_both)
+
+
+def test_numbers_too_large_for_tables_are_sorted() -> None:
+    semantic = torch.tensor([[0, 1, 1]])
+    assert assembly._by_tables(semantic, semantic * 2**40, frozenset({1}), None, (0, 0), VOID) is None
+    assert assembly._by_tables(semantic, semantic, frozenset({1}), None, (0, 0), 2**80) is None
+    assert assemble(semantic, semantic, things={1}, ignore_index=2**80) == assemble(semantic, semantic, things={1})
 
 
 @given(label_maps())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # A table with this many entries costs less than sorting even a small picture.
-_SMALL_TABLE = 2**16
+SMALL_TABLE = 2**16
 
 
 def count_distinct(key: Tensor, bound: int) -> tuple[Tensor, Tensor]:
@@ -93,4 +93,4 @@ def number_groups(key: Tensor, valid: Tensor, bound: int, minimum_area: Tensor |
 
 
 def _table_fits(key: Tensor, bound: int) -> bool:
-    return bound <= max(key.numel(), _SMALL_TABLE)
+    return bound <= max(key.numel(), SMALL_TABLE)

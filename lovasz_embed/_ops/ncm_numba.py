@@ -111,8 +111,10 @@ def _prepare(means: Tensor, offset: Tensor | None, looked_at: Tensor, dtype: np.
             (columns + 8) * unit,
             np.finfo(dtype).max,
         ]
-        single = [np.asarray(array).astype(dtype) for array in (looked_at.numpy(), bias, shift, slack)]
-    return _Given(present, centre, single[0], weight, *single[1:], 2 * away, bias)
+    return _Given(
+        present, centre, looked_at.numpy().astype(dtype), weight, bias.astype(dtype), shift.astype(dtype),
+        np.array(slack, dtype), 2 * away, bias,
+    )  # fmt: skip
 
 
 def _tasks(picture: Tensor, target: Array) -> Iterator[tuple[Array, int, int, Array]]:

@@ -15,7 +15,7 @@ from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering._pictures import planar
 
 
-def check_radii(radius: float, reach: float | None, connected: bool) -> None:
+def check_options(radius: float, reach: float | None, connected: bool) -> None:
     """Raise where an option of margin clustering is wrong, as `cluster_embeddings` does."""
     _check.positive("radius", radius)
     if not isinstance(connected, bool):
@@ -57,7 +57,8 @@ def cluster_classified(
             connected=connected,
             run=run,
         )
-        return replace(found, scores=np.clip(1.0 - found.variances / radius**2, 0.0, 1.0))
+        scores = np.clip(1.0 - found.variances / radius**2, 0.0, 1.0)
+        return replace(found, scores=scores.astype(np.float32))  # the precision of `Clusters.scores`
 
     return map_threads(picture, range(len(embedding)))
 

@@ -14,7 +14,7 @@ from lovasz_embed._ops.grouping import Groups
 from lovasz_embed._ops.labels import as_labels, is_ignored
 
 # Categories index tables: a label beyond this is a data set's raw id, not a contiguous category.
-_MAX_CATEGORY = 2**16 - 1
+MAX_CATEGORY = 2**16 - 1
 
 
 def thing_categories(things: Collection[int]) -> frozenset[int]:
@@ -52,9 +52,9 @@ def categories_of(argument: str, labels: Tensor, ignore_index: int) -> tuple[Ten
         raise ValueError(_check.message(argument, "have shape (B, *spatial)", tuple(labels.shape), remedy))
     valid = ~is_ignored(labels, ignore_index)
     category = torch.where(valid, labels.long(), 0)
-    wrong = (category < 0) | (category > _MAX_CATEGORY)
+    wrong = (category < 0) | (category > MAX_CATEGORY)
     if bool(wrong.any()):
-        rule = f"hold categories from 0 to {_MAX_CATEGORY} or ignore_index={ignore_index}"
+        rule = f"hold categories from 0 to {MAX_CATEGORY} or ignore_index={ignore_index}"
         raise ValueError(_check.message(argument, rule, int(category[wrong][0])))
     return category, valid
 

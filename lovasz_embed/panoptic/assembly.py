@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lovasz_embed import _check
-from lovasz_embed._ops.grouping import count_distinct, group_pixels, number_groups
+from lovasz_embed._ops.assembly import Piece, code_of, extents, pieces
+from lovasz_embed._ops.grouping import SMALL_TABLE, count_distinct, group_pixels, number_groups
 from lovasz_embed.panoptic._maps import (
+    MAX_CATEGORY,
     categories_of,
     label_bound,
     labels_like,
@@ -67,12 +71,77 @@ def assemble(
     thing_set = thing_categories(things)
     _check.non_negative("min_thing_area", min_thing_area)
     _check.non_negative("min_stuff_area", min_stuff_area)
+    given = semantic, cluster_labels, thing_set, scores, (min_thing_area, min_stuff_area), ignore_index
+    counted = _by_tables(*given)
+    return _by_keys(*given) if counted is None else counted
+
+
+def result_of(ids: Tensor, found: Sequence[Sequence[Piece]], scores: Sequence[Any] | None) -> PanopticResult:
+    """Return the result of the map `ids` and the segments `found`; cluster k of a picture scores `scores[k - 1]`."""
+    segments = []
+    for picture, own in enumerate(found):
+        score = None if scores is None else scores[picture].tolist()
+        segments.append(
+            tuple(
+                Segment(p.id, p.category, p.cluster > 0, p.area, score[p.cluster - 1] if score and p.cluster else 1.0)
+                for p in own
+            )
+        )
+    return PanopticResult(ids, tuple(segments))
+
+
+def _by_tables(
+    semantic: Tensor,
+    cluster_labels: Tensor,
+    things: frozenset[int],
+    scores: Sequence[Tensor] | None,
+    minima: tuple[float, float],
+    ignore_index: int,
+) -> PanopticResult | None:
+    """Count in tables, on the CPU; None where they would be too large, and where arguments are wrong."""
+    plain = type(semantic) is Tensor and type(cluster_labels) is Tensor
+    if not plain or {semantic.device.type, cluster_labels.device.type} != {"cpu"} or semantic.ndim < 2:
+        return None
+    if semantic.shape != cluster_labels.shape or not -(2**63) <= ignore_index < 2**63:
+        return None
+    maps = []
+    for labels in (semantic, cluster_labels):
+        if labels.is_floating_point() or labels.is_complex():
+            return None
+        native = labels if labels.dtype in (torch.int32, torch.int64) else labels.long()
+        maps.append(native.contiguous().view(len(native), math.prod(native.shape[1:])).numpy())
+    void = -1 if semantic.dtype == torch.bool else ignore_index  # no bool is void
+    of_categories, of_labels = extents(maps[0], void), extents(maps[1], 0)
+    lowest = min((low for low, _ in (*of_categories, *of_labels)), default=0)
+    categories = 1 + max((high for _, high in of_categories), default=-1)
+    if lowest < 0 or categories > MAX_CATEGORY + 1:
+        return None
+    code = code_of(categories, np.array(sorted(things), np.int64), void)
+    clusters = [max(high, 0) for _, high in of_labels]
+    if max(clusters, default=0) * max(1, len(code.things)) > max(maps[0].shape[1], SMALL_TABLE):
+        return None
+    if scores is not None:
+        _check_scores(scores, clusters)
+    ids = np.empty(maps[0].shape, np.int32)
+    found = pieces(maps[0], list(maps[1]), code, clusters, minima=minima, winners=None, out=ids)
+    return result_of(torch.from_numpy(ids).view(semantic.shape), found, scores)
+
+
+def _by_keys(
+    semantic: Tensor,
+    cluster_labels: Tensor,
+    things: frozenset[int],
+    scores: Sequence[Tensor] | None,
+    minima: tuple[float, float],
+    ignore_index: int,
+) -> PanopticResult:
+    """Do the same on any device and with labels of any size, by whole-picture operations."""
     category, valid = categories_of("semantic", semantic, ignore_index)
     label = labels_like("cluster_labels", cluster_labels, semantic)
     if scores is not None:
-        _check_scores(scores, label)
+        _check_scores(scores, [label_bound(row) - 1 for row in label])
     pictures, classes = len(semantic), label_bound(category)
-    on_thing = valid & membership(thing_set, category)
+    on_thing = valid & membership(things, category)
     values, position, _ = group_pixels(torch.where(on_thing, label, 0), label_bound(label))
     cluster, clusters = position.view_as(category), len(values)
 
@@ -88,8 +157,8 @@ def assemble(
 
     # Groups of a picture: its categories (stuff), then its clusters (things).
     key = torch.where(on_thing, classes + cluster, category)
-    minimum = torch.full((classes + clusters,), math.ceil(min_stuff_area), device=category.device)
-    minimum[classes:] = math.ceil(min_thing_area)
+    minimum = torch.full((classes + clusters,), math.ceil(minima[1]), device=category.device)
+    minimum[classes:] = math.ceil(minima[0])
     ids, groups = number_groups(key, valid & (in_cluster | ~on_thing), classes + clusters, minimum)
     cluster_ids = values.tolist()
     found: list[list[Segment]] = [[] for _ in range(pictures)]
@@ -103,10 +172,9 @@ def assemble(
     return PanopticResult(ids, tuple(map(tuple, found)))
 
 
-def _check_scores(scores: Sequence[Tensor], label: Tensor) -> None:
-    one_per_picture("scores", scores, len(label))
-    for row, (score, labels) in enumerate(zip(scores, label, strict=True)):
-        needed = label_bound(labels) - 1
+def _check_scores(scores: Sequence[Tensor], clusters: Sequence[int]) -> None:
+    one_per_picture("scores", scores, len(clusters))
+    for row, (score, needed) in enumerate(zip(scores, clusters, strict=True)):
         if score.ndim != 1 or len(score) < needed:
             rule = f"have shape (K,) with K >= {needed}, the highest cluster (picture {row})"
             raise ValueError(_check.message("scores", rule, tuple(score.shape)))

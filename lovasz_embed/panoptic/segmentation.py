@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from lovasz_embed import _check
+from lovasz_embed._ops.assembly import Code, code_of, pieces
+from lovasz_embed._ops.ncm import check_classifier
+from lovasz_embed._ops.ncm_numba import name_pixels
 from lovasz_embed.clustering import cluster_embeddings
-from lovasz_embed.panoptic.assembly import assemble
+from lovasz_embed.clustering._classified import check_options, cluster_classified
+from lovasz_embed.panoptic._maps import thing_categories
+from lovasz_embed.panoptic.assembly import assemble, result_of
 from lovasz_embed.panoptic.result import PanopticResult
 from lovasz_embed.prototypes import nearest_class_mean
 
@@ -45,17 +54,21 @@ def segment(
         connected: Split instances into spatially connected parts.
         min_thing_area: Pixels that a thing must have.
         min_stuff_area: Pixels that a stuff segment must have.
-        ignore_index: The category of void inside; any number outside 0 ... C - 1.
+        ignore_index: The category of void inside; any number outside 0 ... C - 1. (A category of that number
+            would be void.)
 
     Returns:
         The segments of every picture, with the clusters' scores.
 
     Raises:
         TypeError: If tensors are not floating point.
-        ValueError: If shapes do not fit, the embedding holds NaN or Inf, or a radius or area is out of range.
+        ValueError: If shapes do not fit, or a radius or area is out of range.
 
     Note:
-        O(B·P·C·D) plus the clustering; deterministic.
+        Pixels whose embedding holds NaN or Inf are void. O(B·P·C·D) plus the clustering; deterministic, for any
+        number of threads. On the CPU, in any layout and precision, besides the result it needs one map of int32
+        and the memory of `cluster_embeddings`. Elsewhere it is `nearest_class_mean`, `cluster_embeddings` and
+        `assemble` one after the other, and the result is theirs in any case.
 
     Example:
         >>> embedding = torch.tensor([[[0.0, 0.1, 5.0, 5.1, 8.0]]])
@@ -64,30 +77,75 @@ def segment(
         >>> result.segmentation.tolist()
         [[1, 1, 2, 2, 3]]
     """
+    _check.is_embedding("embedding", embedding)
+    thing_set = thing_categories(things)
+    _check.non_negative("min_thing_area", min_thing_area)
+    _check.non_negative("min_stuff_area", min_stuff_area)
+    check_options(radius, reach, connected)
     dims = None if category_dims is None else tuple(category_dims)
-    semantic = nearest_class_mean(
-        embedding,
-        class_means,
-        dims=dims,
-        offset=offset,
-        reject_radius=reject_radius,
-        ignore_index=ignore_index,
-    )
-    chosen = torch.tensor(sorted(things), dtype=torch.long, device=semantic.device)
-    clusters = cluster_embeddings(
-        embedding,
-        torch.where(torch.isin(semantic, chosen), semantic, -1),
-        radius=radius,
-        reach=reach,
-        min_size=max(int(min_thing_area), 1),
-        connected=connected,
-    )
+    nearest: dict[str, Any] = {"offset": offset, "dims": dims, "reject_radius": reject_radius}
+    clustering: dict[str, Any] = {
+        "radius": radius,
+        "reach": reach,
+        "min_size": max(int(min_thing_area), 1),
+        "connected": connected,
+    }
+    minima = min_thing_area, min_stuff_area
+    if embedding.device.type == "cpu" and type(embedding) in (Tensor, nn.Parameter):
+        return _fused(embedding.detach(), class_means, thing_set, nearest, clustering, minima, ignore_index)
+    semantic = nearest_class_mean(embedding, class_means, **nearest, ignore_index=ignore_index)
+    chosen = torch.tensor(sorted(thing_set), dtype=torch.long, device=semantic.device)
+    is_thing = torch.isin(semantic, chosen) & (semantic != ignore_index)
+    clusters = cluster_embeddings(embedding, torch.where(is_thing, semantic, -1), **clustering)
     return assemble(
         semantic,
         clusters.labels,
-        things=things,
+        things=thing_set,
         scores=clusters.scores,
         min_thing_area=min_thing_area,
         min_stuff_area=min_stuff_area,
         ignore_index=ignore_index,
     )
+
+
+def _fused(
+    embedding: Tensor,
+    means: Tensor,
+    things: frozenset[int],
+    nearest: dict[str, Any],
+    clustering: dict[str, Any],
+    minima: tuple[float, float],
+    ignore_index: int,
+) -> PanopticResult:
+    """Do the same on the CPU without maps in between: one of codes, one of clusters that becomes that of segments."""
+    looked_at = check_classifier(embedding, means, **nearest)
+    code, names = _code(len(means), things, ignore_index)
+    values = name_pixels(embedding, means, nearest["offset"], looked_at, nearest["reject_radius"], names, code.void)
+    clusters = cluster_classified(embedding, values, **clustering)
+    labels = [picture.labels for picture in clusters]
+    ids = labels[0][None] if len(labels) == 1 else np.empty(values.shape, np.int32)
+    found = pieces(
+        values,
+        labels,
+        code,
+        [len(picture.sizes) for picture in clusters],
+        minima=minima,
+        winners=[np.append(0, picture.classes) for picture in clusters],
+        out=ids,
+    )
+    maps = torch.from_numpy(ids).view(len(embedding), *embedding.shape[2:])
+    return result_of(maps, found, [picture.scores for picture in clusters])
+
+
+def _code(categories: int, things: frozenset[int], ignore_index: int) -> tuple[Code, NDArray[np.int32]]:
+    """Return a code in which things are 0 and above, as clustering wants them, and the value of each category.
+
+    Void is -1, stuff below.
+    """
+    plain = code_of(categories, np.array(sorted(things), np.int64), ignore_index)
+    stuff = len(plain.stuff)
+    values = np.where(plain.slots < 0, plain.slots - 1, plain.slots).astype(np.int32)
+    if 0 <= ignore_index < categories:
+        values[ignore_index] = -1
+    slots = np.concatenate([np.arange(-stuff, 1), np.arange(len(plain.things))])
+    return Code(-1, -1 - stuff, slots, plain.things, plain.stuff), values

@@ -1,0 +1,165 @@
+"""From an embedding to segments: the fused way equals its three parts, on whatever comes."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lovasz_embed.clustering import cluster_embeddings
+from lovasz_embed.panoptic import PanopticResult, assemble, segment
+from lovasz_embed.prototypes import nearest_class_mean
+
+SHAPES = [(0, 2, 3, 4), (1, 3, 0), (1, 1, 30), (1, 3, 5, 8), (2, 2, 6, 7), (3, 4, 20), (1, 2, 3, 4, 5)]
+
+
+def by_parts(embedding: Tensor, means: Tensor, *, things: Any, ignore_index: int = 255, **options: Any) -> Any:
+    """Nearest class mean, clustering and assembly as three calls: what `segment` stands for."""
+    areas = {name: options.pop(name, 0) for name in ("min_thing_area", "min_stuff_area")}
+    clustering = {name: options.pop(name) for name in ("radius", "reach", "connected") if name in options}
+    semantic = nearest_class_mean(
+        embedding, means, dims=options.pop("category_dims", None), ignore_index=ignore_index, **options
+    )
+    is_thing = torch.isin(semantic, torch.tensor(sorted(set(things) - {ignore_index}), dtype=torch.int64))
+    clusters = cluster_embeddings(
+        embedding, torch.where(is_thing, semantic, -1), min_size=max(int(areas["min_thing_area"]), 1), **clustering
+    )
+    return assemble(
+        semantic, clusters.labels, things=things, scores=clusters.scores, ignore_index=ignore_index, **areas
+    )
+
+
+@given(st.data())
+def test_the_fused_way_equals_its_parts(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from(SHAPES))
+    batch, dim, *spatial = shape
+    categories = data.draw(st.integers(1, 6))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    means = torch.from_numpy(random.integers(-40, 41, (categories, dim)) / 8)
+    # Instances around the means of categories, and pixels around those.
+    owner = random.integers(0, 12, (batch, *spatial))
+    centres = means.numpy()[random.integers(0, categories, 12)] + random.normal(0, 1.5, (12, dim))
+    values = np.moveaxis(centres[owner], -1, 1) + random.normal(0, data.draw(st.sampled_from([0.05, 0.4])), shape)
+    embedding = torch.from_numpy(values)
+    if data.draw(st.booleans()):
+        broken = torch.from_numpy(random.random(shape) < 0.03)
+        embedding = torch.where(broken, data.draw(st.sampled_from([math.nan, math.inf, -math.inf])), embedding)
+    means[sorted(data.draw(st.sets(st.integers(0, categories - 1), max_size=2)))] = math.nan
+    dtype = data.draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+    embedding = embedding.to(dtype)
+    if data.draw(st.booleans()):
+        embedding = embedding.movedim(1, -1).contiguous().movedim(-1, 1)
+    dims = data.draw(st.none() | st.sets(st.integers(0, dim - 1), min_size=1).map(sorted))
+    options: dict[str, Any] = {
+        "things": data.draw(st.sets(st.integers(0, categories + 1))),
+        "radius": data.draw(st.sampled_from([0.5, 1.0, 2.0])),
+        "reach": data.draw(st.sampled_from([None, 0.4, 2.5])),
+        "category_dims": dims,
+        "offset": data.draw(st.sampled_from([None, torch.linspace(0, 3, categories)])),
+        "reject_radius": data.draw(st.sampled_from([None, 2.5])),
+        "connected": data.draw(st.booleans()),
+        "min_thing_area": data.draw(st.sampled_from([0, 1, 2.5, 6])),
+        "min_stuff_area": data.draw(st.sampled_from([0, 3])),
+        "ignore_index": data.draw(st.sampled_from([255, -1, -100, 0])),
+    }
+    got = segment(embedding, means, **options)
+    assert got == by_parts(embedding, means, **options)
+    assert got.segmentation.shape == (batch, *spatial)
+    for ids, segments in zip(got.segmentation, got.segments, strict=True):
+        assert ids.unique().tolist() == sorted({*([0] if (ids == 0).any() else []), *(s.id for s in segments)})
+        assert all(s.area == int((ids == s.id).sum()) for s in segments)
+
+
+def street(batch: int = 1, size: int = 300) -> tuple[Tensor, Tensor]:
+    """A picture larger than one task, with stuff 0 and 1, things 2 and 3 and absent class 4, and its means."""
+    means = torch.tensor([[0.0, 0.0, 0.0], [12.0, 0.0, 0.0], [0.0, 12.0, 0.0], [0.0, 0.0, 12.0], [math.nan] * 3])
+    blocks = torch.randint(0, 4, (batch, size // 30 + 1, size // 20 + 1))
+    category = blocks.repeat_interleave(30, 1).repeat_interleave(20, 2)[:, :size, :size]
+    shift = torch.randn(batch, *blocks.shape[1:], 3).repeat_interleave(30, 1).repeat_interleave(20, 2)
+    embedding = means[category] + shift[:, :size, :size] + 0.1 * torch.randn(batch, size, size, 3)
+    return embedding.movedim(-1, 1).contiguous(), means
+
+
+def test_threads_and_layouts_change_nothing() -> None:
+    embedding, means = street(2, 400)
+    options: dict[str, Any] = {"things": {2, 3, 4}, "radius": 1.0, "min_thing_area": 20}
+    expected = by_parts(embedding, means, **options)
+    assert sum(map(len, expected.segments)) > 30
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found += [
+                segment(x, means, **options) for x in (embedding, embedding.to(memory_format=torch.channels_last))
+            ]
+            found += [PanopticResult.from_pictures([segment(x[None], means, **options) for x in embedding])]
+    finally:
+        torch.set_num_threads(before)
+    assert all(result == expected for result in found)
+
+
+def test_pixels_that_are_not_finite_are_void_without_a_warning() -> None:
+    embedding = torch.tensor([[[0.0, math.nan, 5.0, math.inf, 5.1]]])
+    result = segment(embedding, torch.tensor([[0.0], [5.0]]), things={1}, radius=1.0)
+    assert result.segmentation.tolist() == [[1, 0, 2, 0, 2]]
+    assert segment(embedding.fill_(math.nan), torch.zeros(1, 1), things={0}, radius=1.0).segments == ((),)
+
+
+def test_an_embedding_with_gradients_is_read_without() -> None:
+    embedding, means = street(1, 40)
+    expected = segment(embedding, means, things={2, 3}, radius=1.0)
+    assert segment(torch.nn.Parameter(embedding), means.requires_grad_(), things=[3, 2], radius=1.0) == expected
+
+
+def test_a_subclass_of_tensor_gives_the_same() -> None:
+    class Named(Tensor):
+        """A tensor that comes with more than its numbers."""
+
+    embedding, means = street(1, 40)
+    named = segment(embedding.as_subclass(Named), means, things={2, 3}, radius=1.0)
+    expected = segment(embedding, means, things={2, 3}, radius=1.0)
+    assert named.segments == expected.segments
+    assert torch.equal(named.segmentation.as_subclass(Tensor), expected.segmentation)
+
+
+def test_memory_stays_below_that_of_the_embedding() -> None:
+    embedding, means = (torch.cat([x, x.nan_to_num(), x[:, :2].nan_to_num()], 1) for x in street(1, 600))
+    options: dict[str, Any] = {"things": {2, 3}, "radius": 1.0, "min_thing_area": 20}
+    segment(embedding, means, **options)
+    tracemalloc.start()  # sees the arrays of numpy, which all maps are
+    segment(embedding, means, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.75 * embedding.numel() * embedding.element_size()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"radius": 0}, ValueError, "radius must be a finite number above 0, got 0"),
+        ({"reach": -1.0}, ValueError, "reach must be a finite number above 0, got -1.0"),
+        ({"connected": 1}, TypeError, "connected must be True or False, got 1"),
+        ({"min_thing_area": -1}, ValueError, "min_thing_area must be a finite number, 0 or above, got -1"),
+        ({"min_stuff_area": math.nan}, ValueError, "min_stuff_area must be a finite number, 0 or above, got nan"),
+        ({"things": 3}, TypeError, r"things must be a collection of category ids, got 3"),
+        ({"reject_radius": 0}, ValueError, "reject_radius must be a finite number above 0, got 0"),
+        ({"category_dims": [3]}, ValueError, "dims must name at least one of the dimensions 0 to 2"),
+    ],
+)
+def test_bad_options_fail_clearly(options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        segment(torch.zeros(1, 3, 4), torch.zeros(2, 3), **{"things": {1}, "radius": 1.0, **options})
+
+
+def test_bad_tensors_fail_clearly() -> None:
+    with pytest.raises(TypeError, match=r"embedding must be a floating point tensor, got torch.int64"):
+        segment(torch.zeros(1, 3, 4).long(), torch.zeros(2, 3), things={1}, radius=1.0)
+    with pytest.raises(ValueError, match=r"means must have shape \(C, 3\) with C >= 1 to match embedding"):
+        segment(torch.zeros(1, 3, 4), torch.zeros(2, 4), things={1}, radius=1.0)
