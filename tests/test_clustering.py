@@ -22,8 +22,10 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lovasz_embed._ops import margin, mode_kernels
+from lovasz_embed._ops import margin, margin_sweep, mode_kernels
 from lovasz_embed._ops.components import connected_components
+from lovasz_embed._ops.margin_centres import Centres
+from lovasz_embed._ops.margin_crowd import crowding
 from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering import Clusters, cluster_embeddings
 
@@ -97,13 +99,29 @@ def guaranteed(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.int64],
     return points[order] * scale, np.repeat(np.arange(len(sizes)), sizes)[order], radius * scale
 
 
-@given(guaranteed(), st.sampled_from([4, 16, 16_384]), st.sampled_from([7, 65_536]), st.integers(1, 3))
+@given(
+    guaranteed(),
+    st.sampled_from([1, 4, 16, 16_384]),
+    st.sampled_from([(24, 24**2), (500, 24**2), (24, 10_000), (16_384, 1 << 26)]),  # at least for 2 × 12 instances
+    st.sampled_from([7, 65_536]),
+    st.integers(1, 3),
+)
 def test_instances_within_the_guarantee_are_recovered_exactly(
-    problem: tuple[NDArray[np.float64], NDArray[np.int64], float], samples: int, chunk: int, count: int
+    problem: tuple[NDArray[np.float64], NDArray[np.int64], float],
+    samples: int,
+    second: tuple[int, int],
+    chunk: int,
+    count: int,
 ) -> None:
     points, instance, radius = problem
     embedding = torch.from_numpy(points.T.astype(np.float32))[None]
-    with threads(count), patch.object(margin, "SAMPLES", samples), patch.object(margin, "_CHUNK", chunk):
+    with (
+        threads(count),
+        patch.object(margin, "SAMPLES", samples),
+        patch.object(margin, "SECOND", second),
+        patch.object(margin, "_SECOND_SHARE", (0, 0)),
+        patch.object(margin_sweep, "CHUNK", chunk),
+    ):
         clusters = cluster_embeddings(embedding, everywhere(embedding), radius=radius)
     expected = by_first_pixel(instance)
     assert np.array_equal(clusters.labels[0].numpy(), expected)
@@ -120,7 +138,7 @@ def test_below_min_size_instances_are_noise_and_the_others_stay_exact(
 ) -> None:
     points, instance, radius = problem
     embedding = torch.from_numpy(points.T.copy())[None]
-    with patch.object(margin, "SAMPLES", 8):
+    with patch.object(margin, "SAMPLES", 8), patch.object(margin, "SECOND", (24, 24**2)):
         clusters = cluster_embeddings(embedding, everywhere(embedding), radius=radius, min_size=min_size)
     large = np.bincount(instance)[instance] >= min_size
     expected = np.zeros_like(instance)
@@ -207,10 +225,22 @@ def test_pixels_belong_to_the_mean_of_all_pixels_and_not_of_the_sample() -> None
 
 
 def test_an_embedding_of_pure_noise_ends_with_the_strongest_clusters() -> None:
-    embedding = line(0, 0, 0, 10, 20, 20, 30, 40, 40, 40, 40)
+    embedding = line(0, 0, 0, 10, 10, 20, 20, 20, 30, 40, 40, 40, 40)
     with patch.object(margin, "MAX_CENTRES", 3):
-        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
-    assert clusters.labels.tolist() == [[1, 1, 1, 0, 2, 2, 0, 3, 3, 3, 3]]
+        clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0, min_size=2)
+    assert clusters.labels.tolist() == [[1, 1, 1, 0, 0, 2, 2, 2, 0, 3, 3, 3, 3]]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 5])
+def test_single_pixels_are_clusters_however_many(dimensions: int) -> None:
+    side = round(70_000 ** (1 / dimensions)) + 1
+    grid = np.stack(np.unravel_index(np.arange(70_000), (side,) * dimensions)).astype(np.float32)
+    embedding = torch.from_numpy(grid)[None] * 2.5
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=1.0)
+    assert torch.equal(clusters.labels, torch.arange(1, 70_001, dtype=torch.int32)[None])
+    assert torch.equal(clusters.centres[0], embedding[0].T)
+    assert clusters.margin_ok == (True,)
+    assert cluster_embeddings(embedding * 0.7, everywhere(embedding), radius=1.0).margin_ok == (False,)
 
 
 def test_the_search_among_isolated_pixels_ends() -> None:
@@ -226,9 +256,10 @@ def test_the_search_among_isolated_pixels_ends() -> None:
     st.integers(1, 40),
     st.floats(0.05, 3.0),
     st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([0, 1, 30]),
 )
 def test_every_pixel_gets_its_nearest_centre(
-    seed: int, dimensions: int, count: int, limit: float, dtype: type[np.floating]
+    seed: int, dimensions: int, count: int, limit: float, dtype: type[np.floating], width: int
 ) -> None:
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(count, dimensions))
@@ -236,8 +267,8 @@ def test_every_pixel_gets_its_nearest_centre(
     pixels = rng.normal(size=(dimensions, 600)).astype(dtype)
     pixels[:, 1::2] = pixels[:, ::2] + dtype(0.01)  # neighbours alike: the shortcut is taken
     classes = rng.integers(-1, 3, 600).astype(np.int32)
-    centres, order = margin._Centres(means[:0], owners[:0], 3, axis=0).like(means, owners)
-    sweep = margin._Sweep(pixels, classes, 3, map_threads)
+    centres, order = Centres(means[:0], owners[:0], 3, axis=0).like(means, owners)
+    sweep = margin_sweep.Sweep(pixels, classes, 3, map_threads, width)
     totals = sweep.assign(centres, limit)
     far = 1e6  # a centre of another class
     distance = np.linalg.norm(pixels.T[:, None] - means[order], axis=-1)
@@ -255,17 +286,43 @@ def test_every_pixel_gets_its_nearest_centre(
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.05, 3.0), st.floats(0.05, 3.0))
 def test_the_density_counts_every_pixel_of_the_window(seed: int, dimensions: int, cover: float, radius: float) -> None:
     points = np.random.default_rng(seed).normal(size=(200, dimensions))
+    axis = seed % dimensions
+    points = points[np.argsort(points[:, axis])]
     owner = np.empty(200, np.int64)
     leaders = np.empty((dimensions, 200))
-    count = mode_kernels.choose_leaders(points, cover, owner, leaders)
+    count = mode_kernels.choose_leaders(points, axis, cover, owner, leaders)
     assert np.linalg.norm(points - leaders[:, owner].T, axis=1).max() <= cover
     order = np.argsort(owner, kind="stable")
     first = np.searchsorted(owner[order], np.arange(count + 1))
     leaders = leaders[:, :count].copy()
     found = np.empty(count, np.int64)
-    mode_kernels.density(points[order], leaders, first, cover, radius, found)
+    mode_kernels.density(points[order], leaders, axis, first, cover, radius, found)
     expected = (np.linalg.norm(points[:, :, None] - leaders, axis=1) <= radius).sum(0)
     assert found.tolist() == expected.tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 60), st.floats(0.1, 40.0), st.integers(1, 3))
+def test_crowding_counts_the_points_within_the_radius(
+    seed: int, dimensions: int, enough: int, spread: float, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(dimensions, 300)) * spread
+    points[:, 200:] = points[:, :100] + rng.normal(size=(dimensions, 100)) * 0.2
+    points[:, 0] = 1e30
+    distance = np.linalg.norm(points[:, :, None] - points[:, None], axis=0)
+    with threads(count):
+        chosen, found = crowding(points, 1.0, enough, np.inf, map_threads)
+    expected = (distance <= 1.0).sum(1)
+    clear = (np.abs(distance - 1.0) > 1e-9).all(1)  # at the radius itself rounding decides
+    assert chosen.tolist() == list(range(300))
+    assert np.array_equal(np.minimum(found, enough)[clear], np.minimum(expected, enough)[clear])
+
+
+def test_too_many_pairs_are_thinned_out() -> None:
+    points = np.zeros((2, 1000))
+    chosen, found = crowding(points, 1.0, 10_000, 100.0**2, map_threads)
+    assert chosen.tolist() == list(range(5, 1000, 10))
+    assert found.tolist() == [100] * 100
 
 
 # Determinism
@@ -276,7 +333,7 @@ def test_threads_and_repetition_change_no_bit() -> None:
     batch = torch.cat([scene, scene.flip(-1), scene[:, :, :, torch.randperm(scene.shape[-1])]])
     results = []
     for count in (1, 2, 5):
-        with threads(count), patch.object(margin, "_CHUNK", 1000):
+        with threads(count), patch.object(margin_sweep, "CHUNK", 1000):
             together = cluster_embeddings(batch, everywhere(batch), radius=1.3)
             alone = [cluster_embeddings(batch[b : b + 1], everywhere(batch[b : b + 1]), radius=1.3) for b in range(3)]
         results.append(together)

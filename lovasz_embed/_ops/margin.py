@@ -1,26 +1,29 @@
-"""Margin clustering of one picture: sampled modes, exact nearest centres, rounds for what is left."""
+"""Margin clustering of one picture: sampled modes, exact nearest centres, a second look at what is left."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import pairwise
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import mode_kernels, sweep_kernels
 from .components import connected_components
+from .margin_centres import Centres
+from .margin_crowd import crowding, evenly
+from .margin_sweep import Sweep, Totals, Units
 
 Floats = NDArray[np.floating]
 Map = Callable[[Callable[[int], Any], range], list[Any]]
 
-SAMPLES = 16_384  # pixels among which modes are sought at a time
+SAMPLES = 16_384  # pixels among which modes are sought first
 MAX_CENTRES = 4_096  # of one class in one picture; beyond, the embedding is noise and not instances
-_CHUNK = 65_536  # pixels per task: a fixed size, so that the order of sums does not depend on the threads
+# The second look takes all pixels that are left of a class, or of their pairs so many, whichever is more:
+SECOND = 1 << 20, 1 << 26  # both hold 2 MAX_CENTRES pixels: at least half of them share an instance with another
+_SECOND_SHARE = 1 / 4, 64  # per pixel of the picture: linear time for any picture
 
 
 @dataclass(frozen=True)
@@ -61,77 +64,168 @@ def cluster_picture(
         connected: Split clusters into connected parts.
         run: `map_threads`, or a serial stand-in.
     """
-    sweep = _Sweep(planar, classes, int(classes.max(initial=-1)) + 1, run)
-    centres = _search(sweep, shape, radius, min_size)
-    sweep.assign(centres, reach)
-    labels = sweep.labels
+    sweep = Sweep(planar, classes, int(classes.max(initial=-1)) + 1, run, shape[-1])
+    found = _search(sweep, shape, radius, reach, min_size)
+    labels, centres, lone = sweep.labels, found.centres, found.lone
+    labels[lone] = np.arange(len(centres.means), len(centres.means) + len(lone), dtype=np.int32) + 1
+    # Of every centre, then of every pixel that is a cluster by itself:
+    origin = np.concatenate([centres.rounded(planar.dtype).means, planar[:, lone].T])
+    classes_of = np.concatenate([centres.classes, classes[lone]])
     if connected:
-        labels = connected_components(labels.reshape(shape)).reshape(-1)
-    cluster_of = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-    cluster_of[labels] = sweep.labels
-    sizes = np.bincount(labels, minlength=len(cluster_of)).astype(np.int64)
-    kept = np.empty(len(cluster_of), np.int64)
-    kept = kept[: sweep_kernels.renumber(labels, sizes >= min_size, kept)]
-    origin, sizes = cluster_of[kept] - 1, sizes[kept]
-    means, variances = sweep.measure(labels, centres.means[origin], sizes)
-    separation = float(centres.to_nearest().min(initial=math.inf))
-    return PictureClusters(labels, means, sizes, variances, centres.classes[origin], separation)
+        parts = connected_components(labels.reshape(shape)).reshape(-1)
+        parent = np.zeros(int(parts.max(initial=0)) + 1, np.int64)
+        parent[parts] = labels
+        sizes = np.bincount(parts, minlength=len(parent))
+        old = _renumber(parts, sizes[1:], min_size)
+        labels, origin, classes_of = parts, origin[parent[old + 1] - 1], classes_of[parent[old + 1] - 1]
+        units = Units.of(origin, reach, len(labels), planar.dtype)
+        totals = sweep.total_up(labels, origin, units)
+        means, variances, sizes = totals.means(units), totals.variances(units, origin), totals.counts
+    else:
+        ones = np.ones(len(lone), np.int64)
+        sizes = np.concatenate([found.totals.counts, ones])
+        means = np.concatenate([found.totals.means(found.units), origin[len(centres.means) :]])
+        variances = np.concatenate([found.totals.variances(found.units, origin[: len(centres.means)]), 0.0 * ones])
+        old = _renumber(labels, sizes, min_size)
+        means, variances, sizes, classes_of = means[old], variances[old], sizes[old], classes_of[old]
+    separation = float(centres.select(found.totals.counts > 0).to_nearest().min(initial=math.inf))
+    apart = separation > 2 * radius and _apart(sweep, lone, centres, radius)
+    return PictureClusters(labels, means, sizes, variances, classes_of, separation, found.invalid, apart=apart)
 
 
-def _search(sweep: _Sweep, shape: tuple[int, ...], radius: float, min_size: int) -> _Centres:
-    """Find the centres: among a lattice of pixels, then among what they leave unlabelled, and so on.
+def _renumber(labels: NDArray[np.int32], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:
+    """Number the clusters that are large enough by their first pixel; return what each was before, from 0."""
+    old = np.empty(len(sizes), np.int64)
+    return old[: sweep_kernels.renumber(labels, np.append(False, sizes >= min_size), old)] - 1
 
-    It ends when nothing is left, or when new modes explain less than half of the pixels that were looked at: what is
-    left then are the tails of known clusters. Where the guarantee holds they explain all of them.
-    """
-    sampled = _lattice(sweep.classes, shape)
+
+def _apart(sweep: Sweep, lone: NDArray[np.intp], centres: Centres, radius: float) -> bool:
+    """Whether pixels that are clusters by themselves are more than 2 radius from each other and from all centres."""
+    rest = sweep.part(lone)
+    if rest.assign(centres, 2 * radius).counts.any():
+        return False
+    for c in range(sweep.class_count):
+        points = rest.planar[:, rest.classes == c]
+        if (crowding(points, 2 * radius, 2, math.inf, sweep.run)[1] > 1).any():
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The centres, what the last sweep added up for them, and the pixels that are clusters by themselves."""
+
+    centres: Centres
+    totals: Totals
+    units: Units
+    lone: NDArray[np.intp]
+    invalid: int
+
+
+def _search(sweep: Sweep, shape: tuple[int, ...], radius: float, reach: float, min_size: int) -> _Found:
+    """Find the centres among a lattice of pixels, then among all that they leave, and label every pixel."""
+    points, owners = _lattice(sweep, shape)
     # The coordinate that tells most pixels apart tells most centres apart.
-    axis = int(np.argmax(sweep.planar[:, sampled].var(1))) if len(sampled) else 0
-    nothing = _Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
-    centres, sizes, explained = _find(sweep, sampled, nothing, radius)
-    later = np.zeros(len(sizes), np.bool_)
+    axis = int(np.argmax(points.var(0))) if len(points) else 0
+    nothing = Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
+    modes = [_modes(points[owners == c], nothing.means, radius, 2)[0] for c in range(sweep.class_count)]
+    centres, sizes = _settle(sweep, _gather(modes, nothing), radius)
     unlabelled = sweep.unlabelled()
     rest = sweep.part(unlabelled)
-    while len(rest.classes) and 2 * explained >= len(sampled):
-        step = math.ceil(len(rest.classes) / SAMPLES)
-        sampled = np.arange(step // 2, len(rest.classes), step)
-        more, more_sizes, explained = _find(rest, sampled, centres, radius)
-        centres, order = centres.join(more)
-        sizes = np.append(sizes, more_sizes)[order]
-        later = np.append(later, np.ones(len(more_sizes), np.bool_))[order]
-        rest = rest.part(rest.unlabelled())
+    finite = np.logical_and.reduce(np.isfinite(rest.planar))
+    invalid = len(unlabelled) - int(np.count_nonzero(finite))
+    rest.assign(centres, radius)  # they have moved: most pixels on the rim of an instance are not left any more
+    left = np.flatnonzero((rest.labels == 0) & finite)
+    rest, unlabelled = rest.part(left), unlabelled[left]
+    more, more_sizes, lone = _look_again(rest, len(sweep.labels), centres, radius, min_size)
+    lone = unlabelled[lone]
+    sweep.labels[lone] = -1  # taken: no sweep looks at them again
+    centres, order = centres.join(more)
+    sizes = np.append(sizes, more_sizes)[order]
+    later = order >= len(order) - len(more_sizes)
     large = sizes >= min_size
     centres, later = centres.select(large), later[large]
+    units = sweep.units(centres, reach)
     if later.any():
-        totals = sweep.assign(centres, radius)
+        totals = sweep.assign(centres, radius, units)
         # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
-        fresh = np.bincount(sweep.labels[unlabelled], minlength=len(later) + 1)[1:]
-        centres = centres.select(~later | (2 * fresh >= totals.counts))
-    return centres
+        fresh = np.bincount(np.maximum(sweep.labels[unlabelled], 0), minlength=len(later) + 1)[1:]
+        keep = ~later | (2 * fresh >= totals.counts)
+        if keep.all() and reach == radius:
+            return _Found(centres, totals, units, lone, invalid)
+        centres = centres.select(keep)
+        units = sweep.units(centres, reach)
+    return _Found(centres, sweep.assign(centres, reach, units), units, lone, invalid)
 
 
-def _find(
-    sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float
-) -> tuple[_Centres, NDArray[np.int64], int]:
-    """Return new centres, each the mean of its pixels, and their sizes.
-
-    Also return how many of the sampled pixels lie within `radius` of the mode where a centre began.
-    """
-    modes, explained = _propose(sweep, sampled, known, radius)
-    totals = sweep.assign(modes, radius)
+def _settle(sweep: Sweep, modes: Centres, radius: float) -> tuple[Centres, NDArray[np.int64]]:
+    """Return the means of the pixels nearest to the modes, and how many those are."""
+    units = sweep.units(modes, radius)
+    totals = sweep.assign(modes, radius, units)
     found = totals.counts > 0
-    sizes = totals.counts[found]
-    means = totals.sums[found] / sizes[:, None]
-    centres, order = known.like(means, modes.classes[found])
-    return centres, sizes[order], explained
+    centres, order = modes.like(totals.means(units)[found], modes.classes[found])
+    return centres, totals.counts[found][order]
 
 
-def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return at most SAMPLES of the pixels to be clustered: all of them, or those on a square lattice."""
-    valid = np.flatnonzero(classes >= 0)
-    if len(valid) <= SAMPLES:
-        return valid
-    budget = SAMPLES * len(classes) / len(valid)
+def _look_again(
+    rest: Sweep, pixels: int, known: Centres, radius: float, min_size: int
+) -> tuple[Centres, NDArray[np.int64], NDArray[np.intp]]:
+    """Find centres among the pixels that the known ones leave: return them, their sizes, and the lone pixels.
+
+    All pixels of a class are looked at unless they, or the pairs of close ones, are too many for the size of the
+    picture. Then a part of them is, and again of what that leaves, while new modes explain at least half: where
+    the guarantee holds they do, and what is left otherwise are the tails of known clusters.
+    """
+    where = np.arange(len(rest.labels))
+    late, sizes = known.select(np.zeros(len(known.means), np.bool_)), np.empty(0, np.int64)
+    lone = [np.empty(0, np.intp)]
+    most, pairs = (max(least, int(share * pixels)) for least, share in zip(SECOND, _SECOND_SHARE, strict=True))
+    while len(where):
+        modes, alone, again = [], [], np.zeros(rest.class_count, np.bool_)
+        around, _ = known.join(late)
+        for c in range(rest.class_count):
+            members = np.flatnonzero(rest.classes == c)
+            looked = members[evenly(len(members), min(len(members), most))]
+            chosen, company = crowding(rest.planar[:, looked], radius, max(2, min_size), pairs, rest.run)
+            looked = looked[chosen]
+            complete = len(looked) == len(members)
+            enough = max(2, min_size) if complete else 2
+            points = np.ascontiguousarray(rest.planar[:, looked[company >= enough]].T, dtype=np.float64)
+            new, explained = _modes(points, around.of_class(c), radius, enough)
+            modes.append(new)
+            if not complete:
+                again[c] = len(new) > 0 and 2 * explained >= len(looked)
+            elif min_size == 1:
+                alone.append(looked[company == 1])
+        new_late, new_sizes = _settle(rest, _gather(modes, known), radius)
+        late, order = late.join(new_late)
+        sizes = np.append(sizes, new_sizes)[order]
+        lone += [where[pixel[rest.labels[pixel] == 0]] for pixel in alone]
+        left = rest.unlabelled()
+        left = left[again[rest.classes[left]]]
+        rest, where = rest.part(left), where[left]
+    return late, sizes, np.sort(np.concatenate(lone))
+
+
+def _gather(modes: list[NDArray[np.float64]], like: Centres) -> Centres:
+    """Return the modes of all classes as centres."""
+    owners = np.repeat(np.arange(len(modes)), [len(found) for found in modes])
+    return like.like(np.concatenate([like.means[:0], *modes]), owners)[0]
+
+
+def _lattice(sweep: Sweep, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Return pixels to be clustered (n, D), all or those on a lattice, at most SAMPLES; and their classes."""
+    sampled = _places(sweep.classes, shape)
+    points = np.ascontiguousarray(sweep.planar[:, sampled].T, dtype=np.float64)
+    finite = np.isfinite(points).all(1)
+    return points[finite], sweep.classes[sampled[finite]]
+
+
+def _places(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
+    valid = int(np.count_nonzero(classes >= 0))
+    if valid <= SAMPLES:
+        return np.flatnonzero(classes >= 0)
+    budget = SAMPLES * len(classes) / valid
     step = 1
     while math.prod(math.ceil(n / step) for n in shape) > budget:
         step += 1
@@ -144,151 +238,23 @@ def _lattice(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.i
     return sampled[::surplus]
 
 
-def _propose(sweep: _Sweep, sampled: NDArray[np.intp], known: _Centres, radius: float) -> tuple[_Centres, int]:
-    """Return modes of the sampled pixels that lie apart from the known centres of their class.
-
-    Also return how many of the sampled pixels lie within `radius` of one.
-    """
-    classes = sweep.classes[sampled]
-    order = np.argsort(classes, kind="stable")
-    bounds = np.searchsorted(classes[order], np.arange(sweep.class_count + 1))
-    found = [np.empty((0, len(sweep.planar)))]
-    explained = 0
-    for c, (begin, end) in enumerate(pairwise(bounds)):
-        points = np.ascontiguousarray(sweep.planar[:, sampled[order[begin:end]]].T, dtype=np.float64)
-        modes, count = _modes(points, known.of_class(c), radius)
-        found.append(modes)
-        explained += count
-    owners = np.repeat(np.arange(sweep.class_count), [len(modes) for modes in found[1:]])
-    return known.like(np.concatenate(found), owners)[0], explained
-
-
-def _modes(points: NDArray[np.float64], known: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], int]:
+def _modes(
+    points: NDArray[np.float64], known: NDArray[np.float64], radius: float, enough: int
+) -> tuple[NDArray[np.float64], int]:
     """Return the new modes (k, D) of one class's points (n, D), and how many points they explain."""
-    cover = 0.5 * radius
+    axis = int(np.argmax(points.var(0))) if len(points) else 0
+    points = points[np.argsort(points[:, axis], kind="stable")]
     owner = np.empty(len(points), np.int64)
     leaders = np.empty(points.shape[::-1])
-    count = mode_kernels.choose_leaders(points, cover, owner, leaders)
+    count = mode_kernels.choose_leaders(points, axis, radius, owner, leaders)
     by_leader = np.argsort(owner, kind="stable")
     first = np.searchsorted(owner[by_leader], np.arange(count + 1))
-    net = (points[by_leader], np.ascontiguousarray(leaders[:, :count]), first, cover)
+    net = (points[by_leader], np.ascontiguousarray(leaders[:, :count]), axis, first, radius)
     near = np.empty(count, np.int64)
     mode_kernels.density(*net, 0.5 * radius, near)
-    densest_first = np.argsort(-near, kind="stable")  # ties go to the earlier leader
-    modes = np.empty((points.shape[1], min(len(known) + count, MAX_CENTRES)))
-    modes[:, : len(known)] = known.T
-    total, explained = mode_kernels.find_modes(*net, radius, densest_first, modes, len(known))
-    return modes[:, len(known) : total].T, explained
-
-
-@dataclass(frozen=True)
-class _Centres:
-    """Centres sorted by class, then by coordinate `axis`."""
-
-    means: NDArray[np.float64]  # (K, D)
-    classes: NDArray[np.int64]  # (K,)
-    class_count: int
-    axis: int
-
-    @cached_property
-    def first(self) -> NDArray[np.int64]:
-        """Where the centres of each class begin, (C + 1,)."""
-        return np.searchsorted(self.classes, np.arange(self.class_count + 1))
-
-    def like(self, means: NDArray[np.float64], classes: NDArray[np.int64]) -> tuple[_Centres, NDArray[np.intp]]:
-        """Return other centres in the same order as these, and where each came from."""
-        order = np.lexsort((means[:, self.axis], classes))
-        return replace(self, means=means[order], classes=classes[order]), order
-
-    def join(self, other: _Centres) -> tuple[_Centres, NDArray[np.intp]]:
-        """Return both, and where each came from: its index here, or the number of centres here plus that there."""
-        return self.like(np.concatenate([self.means, other.means]), np.concatenate([self.classes, other.classes]))
-
-    def select(self, keep: NDArray[np.bool_]) -> _Centres:
-        return replace(self, means=self.means[keep], classes=self.classes[keep])
-
-    def of_class(self, c: int) -> NDArray[np.float64]:
-        return self.means[self.first[c] : self.first[c + 1]]
-
-    def to_nearest(self) -> NDArray[np.float64]:
-        """Distance from each centre to the nearest other one of its class."""
-        distance = np.empty(len(self.means))
-        mode_kernels.nearest_other(self.means, self.first, self.axis, distance)
-        return distance
-
-
-class _Totals(NamedTuple):
-    """What a sweep adds up for each centre."""
-
-    sums: NDArray[np.float64]  # (K, D) of the embeddings of its pixels
-    counts: NDArray[np.int64]  # (K,) pixels
-
-
-class _Sweep:
-    """Passes over all pixels of a picture, in chunks of fixed size whose sums are added in their order."""
-
-    def __init__(self, planar: Floats, classes: NDArray[np.int32], class_count: int, run: Map) -> None:
-        self.planar = planar
-        self.classes = classes
-        self.class_count = class_count
-        self.labels = np.zeros(len(classes), np.int32)
-        self._run = run
-
-    def unlabelled(self) -> NDArray[np.intp]:
-        """Return the indices of the pixels to be clustered that have no label."""
-        return np.flatnonzero((self.labels == 0) & (self.classes >= 0))
-
-    def part(self, pixels: NDArray[np.intp]) -> _Sweep:
-        """Return some of the pixels as a picture of their own, without labels."""
-        return _Sweep(self.planar[:, pixels], self.classes[pixels], self.class_count, self._run)
-
-    def assign(self, centres: _Centres, limit: float) -> _Totals:
-        """Label every pixel with its nearest centre within `limit`."""
-        rows = centres.means.astype(self.planar.dtype)
-        columns = np.ascontiguousarray(rows.T)
-        # A hair below half the distance: rounding must not skip a nearer centre.
-        half = ((0.4999 * centres.to_nearest()) ** 2).astype(rows.dtype)
-
-        def chunk(begin: int) -> _Totals:
-            totals = self._totals(rows.shape)
-            sweep_kernels.assign(
-                self.planar, self.classes, begin, self._end(begin), rows, columns, centres.first, centres.axis,
-                half, limit, self.labels, *totals,
-            )  # fmt: skip
-            return totals
-
-        totals = self._totals(rows.shape)
-        for part in self._run(chunk, self._chunks()):
-            for total, addend in zip(totals, part, strict=True):
-                total += addend
-        return totals
-
-    def measure(
-        self, labels: NDArray[np.int32], origin: NDArray[np.float64], sizes: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean and the variance (mean squared distance to it) of every cluster of `sizes` pixels.
-
-        `origin` (K, D) lies near the means: offsets from it are small and lose no digits.
-        """
-
-        def chunk(begin: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
-            sweep_kernels.measure(self.planar, labels, begin, self._end(begin), origin, sums, squares)
-            return sums, squares
-
-        sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
-        for chunk_sums, chunk_squares in self._run(chunk, self._chunks()):
-            sums += chunk_sums
-            squares += chunk_squares
-        offset = sums / sizes[:, None]
-        return origin + offset, np.maximum(squares / sizes - (offset * offset).sum(1), 0.0)
-
-    def _chunks(self) -> range:
-        return range(0, len(self.labels), _CHUNK)
-
-    def _end(self, begin: int) -> int:
-        return min(begin + _CHUNK, len(self.labels))
-
-    @staticmethod
-    def _totals(shape: tuple[int, ...]) -> _Totals:
-        return _Totals(np.zeros(shape), np.zeros(shape[0], np.int64))
+    densest_first = np.argsort(-near, kind="stable")  # ties go to the leader with the smaller coordinate
+    start = min(len(known), MAX_CENTRES)
+    modes = np.empty((points.shape[1], min(start + len(points), MAX_CENTRES)))
+    modes[:, :start] = known.T[:, :start]
+    total, explained = mode_kernels.find_modes(*net, radius, densest_first, enough, modes, start)
+    return modes[:, start:total].T, explained

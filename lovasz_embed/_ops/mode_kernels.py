@@ -14,6 +14,7 @@ from .jit import jit
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer]
 
+_BLOCK = 128  # leaders compared at once
 _STEPS = 50  # a flat kernel over finitely many points stops by itself, nearly always within ten steps
 _REST = 1e-8  # squared step, in squared radii, at which it counts as standing still
 
@@ -41,32 +42,53 @@ def _distances(columns: Floats, count: int, centre: Floats, distance: Floats) ->
 
 
 @jit
-def choose_leaders(points: Floats, radius: float, owner: Ints, leaders: Floats) -> int:
+def _first_above(values: Floats, low: int, high: int, bound: float) -> int:
+    """Return the first index in low..high - 1 of sorted `values` that is not below `bound`, or high."""
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@jit
+def choose_leaders(points: Floats, axis: int, radius: float, owner: Ints, leaders: Floats) -> int:
     """Cover the points with balls of `radius` around some of them; return how many.
 
-    In the order of the points, one that no leader covers becomes a leader itself; the others join the
-    nearest.
+    In the order of the points, one that no leader covers becomes a leader itself; the others join the first that
+    covers them. Leaders that are too far behind along one axis are not compared.
 
     Args:
-        points: (n, D).
+        points: (n, D), sorted by their coordinate `axis`.
+        axis: A coordinate, best the one that spreads widest.
         radius: Radius of the balls.
         owner: (n,), written: the leader of each point.
         leaders: (D, n), written: the leaders, in their order, in the first columns.
     """
     limit = radius * radius
-    distance = np.empty(points.shape[0], np.float64)
-    count = 0
+    distance = np.empty(_BLOCK, np.float64)
+    count = behind = 0
     for i in range(points.shape[0]):
-        _distances(leaders, count, points[i], distance)
-        nearest = 0
-        for j in range(1, count):
-            if distance[j] < distance[nearest]:
-                nearest = j
-        if count == 0 or distance[nearest] > limit:
-            nearest = count
+        bound = points[i, axis] - radius * (1.0 + 1e-6)  # rounding must not shut a ball that touches
+        while behind < count and leaders[axis, behind] < bound:
+            behind += 1
+        chosen = -1
+        begin = behind
+        while chosen < 0 and begin < count:
+            size = min(_BLOCK, count - begin)
+            _distances(leaders[:, begin : begin + size], size, points[i], distance)
+            for j in range(size):
+                if distance[j] <= limit:
+                    chosen = begin + j
+                    break
+            begin += size
+        if chosen < 0:
+            chosen = count
             leaders[:, count] = points[i]
             count += 1
-        owner[i] = nearest
+        owner[i] = chosen
     return count
 
 
@@ -74,6 +96,7 @@ def choose_leaders(points: Floats, radius: float, owner: Ints, leaders: Floats) 
 def _ball(
     points: Floats,
     leaders: Floats,
+    axis: int,
     first: Ints,
     cover: float,
     centre: Floats,
@@ -87,11 +110,13 @@ def _ball(
     """
     count = 0
     limit = radius * radius
-    outer = (radius + cover) * (radius + cover) * (1.0 + 1e-6)  # rounding must not shut a ball that touches
-    _distances(leaders, leaders.shape[1], centre, distance)
-    for j in range(leaders.shape[1]):
-        if distance[j] <= outer:
-            for i in range(first[j], first[j + 1]):
+    reach = (radius + cover) * (1.0 + 1e-6)  # rounding must not shut a ball that touches
+    low = _first_above(leaders[axis], 0, leaders.shape[1], centre[axis] - reach)
+    high = _first_above(leaders[axis], low, leaders.shape[1], centre[axis] + reach)
+    _distances(leaders[:, low:high], high - low, centre, distance)
+    for j in range(high - low):
+        if distance[j] <= reach * reach:
+            for i in range(first[low + j], first[low + j + 1]):
                 if squared_distance(points[i], centre) <= limit:
                     inside[count] = i
                     count += 1
@@ -109,40 +134,46 @@ def _is_near(columns: Floats, count: int, centre: Floats, limit: float, distance
 
 
 @jit
-def density(points: Floats, leaders: Floats, first: Ints, cover: float, radius: float, counts: Ints) -> None:
+def density(points: Floats, leaders: Floats, axis: int, first: Ints, cover: float, radius: float, counts: Ints) -> None:
     """Write how many points lie within `radius` of each leader; see `find_modes`."""
     centre = np.empty(points.shape[1], np.float64)
     distance = np.empty(leaders.shape[1], np.float64)
     inside = np.empty(points.shape[0], np.int64)
     for j in range(leaders.shape[1]):
         centre[:] = leaders[:, j]
-        counts[j] = _ball(points, leaders, first, cover, centre, radius, distance, inside)
+        counts[j] = _ball(points, leaders, axis, first, cover, centre, radius, distance, inside)
 
 
 @jit
 def find_modes(
     points: Floats,
     leaders: Floats,
+    axis: int,
     first: Ints,
     cover: float,
     radius: float,
     order: Ints,
+    enough: int,
     modes: Floats,
     known: int,
 ) -> tuple[int, int]:
     """Find the modes of the points; return their number and that of the points they explain.
 
-    From every leader that is farther than `radius` from all modes found before, the flat kernel climbs: with half
-    the radius, so that it does not halt between two close instances, then with the radius, whose fixed point is
-    the mean of a lone instance. Where it comes to rest is a mode if it is farther than `radius` from all others.
+    From every leader that is farther than `radius` from all modes found before, and has `enough` points within it,
+    the flat kernel climbs: with half the radius, so that it does not halt between two close instances, then with
+    the radius, whose fixed point is the mean of a lone instance. Where it comes to rest is a mode if it is farther
+    than `radius` from all others. Then it climbs from every point that no mode explains, if it has company:
+    `enough` such points within half the radius, and no climb began there before.
 
     Args:
         points: (n, D), sorted by their leader.
-        leaders: (D, L), points that cover the others.
+        leaders: (D, L), points that cover the others, sorted by their coordinate `axis`.
+        axis: That coordinate.
         first: (L + 1,), where the points of each leader begin.
         cover: Distance within which a leader covers its points.
         radius: Radius of an instance.
         order: (L,), the leaders in the order of their turns.
+        enough: Fewest points to climb from, counting the start.
         modes: (D, room), known modes in the first columns; the new ones are written behind them. The search
             stops when there is no room.
         known: How many modes are known.
@@ -154,17 +185,36 @@ def find_modes(
     centre = np.empty(dimensions, np.float64)
     total = np.empty(dimensions, np.float64)
     explained = np.zeros(points.shape[0], np.bool_)
+    tried = np.zeros(points.shape[0], np.bool_)
     found = known
-    for j in order:
+    for turn in range(starts + points.shape[0]):
         if found == modes.shape[1]:
             break
-        centre[:] = leaders[:, j]
+        start = turn - starts
+        if start < 0:
+            centre[:] = leaders[:, order[turn]]
+        elif explained[start] or tried[start]:
+            continue
+        else:
+            centre[:] = points[start]
         close = _is_near(modes, found, centre, limit, distance)
+        if close:
+            continue
+        share = 1.0 if start < 0 else 0.5
+        count = _ball(points, leaders, axis, first, cover, centre, share * radius, distance, inside)
+        company = 0
+        for i in inside[:count]:
+            company += not explained[i]
+        if company < enough:
+            continue
+        if start >= 0:
+            for i in inside[:count]:
+                tried[i] = True
         for share in (0.5, 1.0):
             if close:
                 break
             for _ in range(_STEPS):
-                count = _ball(points, leaders, first, cover, centre, share * radius, distance, inside)
+                count = _ball(points, leaders, axis, first, cover, centre, share * radius, distance, inside)
                 if count == 0:  # by rounding alone: a mean has points within the window it was taken over
                     break
                 total[:] = 0.0
@@ -181,7 +231,7 @@ def find_modes(
                     break
         if close:
             continue
-        count = _ball(points, leaders, first, cover, centre, radius, distance, inside)
+        count = _ball(points, leaders, axis, first, cover, centre, radius, distance, inside)
         for i in inside[:count]:
             explained[i] = True
         modes[:, found] = centre
@@ -190,23 +240,39 @@ def find_modes(
 
 
 @jit
-def nearest_other(centres: Floats, first: Ints, axis: int, distance: Floats) -> None:
-    """Write the distance from each centre to the nearest other centre of its class (inf where it is alone).
+def neighbours(columns: Floats, first: Ints, within: float, near: Ints, gap: Floats, nearest: Floats) -> None:
+    """Find the nearest other centres of each centre, of its class and closer than `within`.
 
-    The centres of class c are `first[c]` to `first[c + 1]`, sorted by their coordinate `axis`: centres
-    farther apart along it than the nearest one so far are not compared.
+    Args:
+        columns: (D, K), sorted by class.
+        first: (C + 1,), where the centres of each class begin.
+        within: Greatest distance of interest.
+        near: (K, M), written: the nearest ones, the nearest first.
+        gap: (K, M + 1), written: their distances, then one that is not above that of any other centre.
+        nearest: (K,), written: the distance to the nearest, however far; inf if there is none.
     """
+    room = near.shape[1]
+    distance = np.empty(columns.shape[1], np.float64)
+    who = np.empty(room + 1, np.int64)
     for c in range(first.shape[0] - 1):
-        for k in range(first[c], first[c + 1]):
-            best = np.inf
-            for j in range(k + 1, first[c + 1]):
-                gap = centres[j, axis] - centres[k, axis]
-                if gap * gap > best:
-                    break
-                best = min(best, squared_distance(centres[k], centres[j]))
-            for j in range(k - 1, first[c] - 1, -1):
-                gap = centres[k, axis] - centres[j, axis]
-                if gap * gap > best:
-                    break
-                best = min(best, squared_distance(centres[k], centres[j]))
-            distance[k] = np.sqrt(best)
+        members = columns[:, first[c] : first[c + 1]]
+        for j in range(members.shape[1]):
+            k = first[c] + j
+            _distances(members, members.shape[1], members[:, j], distance)
+            distance[j] = np.inf
+            least = np.inf
+            who[:] = k
+            gap[k, :] = within
+            for i in range(members.shape[1]):
+                least = min(least, distance[i])
+                if distance[i] < gap[k, room] * gap[k, room]:
+                    m = room
+                    root = np.sqrt(distance[i])
+                    while m > 0 and gap[k, m - 1] > root:
+                        gap[k, m] = gap[k, m - 1]
+                        who[m] = who[m - 1]
+                        m -= 1
+                    gap[k, m] = root
+                    who[m] = first[c] + i
+            near[k, :] = who[:room]
+            nearest[k] = np.sqrt(least)

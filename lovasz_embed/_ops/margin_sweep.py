@@ -1,0 +1,155 @@
+"""Passes over all pixels of a picture, in chunks side by side, whose sums are integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import sweep_kernels
+from .margin_centres import Centres
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.int64]
+Map = Callable[[Callable[[int], Any], range], list[Any]]
+
+CHUNK = 65_536  # pixels per task, at least
+_ROOM = 1 << 20  # bytes of sums that all tasks together may always have; else an eighth of the embedding
+
+
+@dataclass(frozen=True)
+class Units:
+    """The fixed point of sums: a power of two per centre, so that neither scaling nor adding rounds float32."""
+
+    scale: NDArray[np.float64]  # (K,) units in 1, for coordinates
+    fine: float  # units in 1, for squared distances
+
+    @classmethod
+    def of(cls, means: NDArray[np.float64], limit: float, pixels: int, dtype: np.dtype[np.floating]) -> Units:
+        """Return units that hold the sum of so many pixels within `limit` of their mean: below 2^62."""
+        bits = 61 - max(pixels, 1).bit_length()
+        most = float(np.finfo(dtype).max) / 4
+        bound = np.abs(means).max(1, initial=0.0) + limit
+        scale = np.minimum(np.exp2(bits - np.ceil(np.log2(bound))), most)
+        fine = min(2.0 ** (bits - np.ceil(2 * np.log2(limit))), most)
+        return cls(scale, fine)
+
+
+@dataclass
+class Totals:
+    """What a sweep adds up for each centre."""
+
+    sums: Ints  # (K, D) coordinates of its pixels, in units
+    squares: Ints  # (K,) squared distances of its pixels to it, in units
+    counts: Ints  # (K,) pixels
+
+    @classmethod
+    def zero(cls, count: int, dimensions: int) -> Totals:
+        return cls(np.zeros((count, dimensions), np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64))
+
+    def add(self, other: Totals) -> None:
+        self.sums += other.sums
+        self.squares += other.squares
+        self.counts += other.counts
+
+    def means(self, units: Units) -> NDArray[np.float64]:
+        """Return the mean of every centre that has pixels, (K, D)."""
+        means: NDArray[np.float64] = self.sums / (units.scale * np.maximum(self.counts, 1))[:, None]
+        return means
+
+    def variances(self, units: Units, centres: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean squared distance to the mean, (K,); `centres` are those of the sweep."""
+        offset = self.means(units) - centres
+        around_centre = self.squares / (units.fine * np.maximum(self.counts, 1))
+        variances: NDArray[np.float64] = np.maximum(around_centre - (offset * offset).sum(1), 0.0)
+        return variances
+
+
+class Sweep:
+    """A picture whose pixels are compared with centres, and their labels: 0 is none."""
+
+    def __init__(self, planar: Floats, classes: NDArray[np.int32], class_count: int, run: Map, width: int = 0) -> None:
+        self.planar = planar
+        self.classes = classes
+        self.class_count = class_count
+        self.labels = np.zeros(len(classes), np.int32)
+        self.width = width  # of a row: the pixel above is so many pixels before; 0: rows mean nothing
+        self.run = run
+
+    def unlabelled(self) -> NDArray[np.intp]:
+        """Return the indices of the pixels to be clustered that have no label."""
+        found = self.run(self._unlabelled, range(0, len(self.labels), CHUNK))
+        return np.concatenate([np.empty(0, np.intp), *found])
+
+    def part(self, pixels: NDArray[np.intp]) -> Sweep:
+        """Return some of the pixels as a picture of their own, without labels."""
+        planar = np.empty((len(self.planar), len(pixels)), self.planar.dtype)
+
+        def copy(begin: int) -> None:
+            chosen = pixels[begin : begin + CHUNK]
+            np.take(self.planar, chosen, axis=1, out=planar[:, begin : begin + CHUNK])
+
+        self.run(copy, range(0, len(pixels), CHUNK))
+        return Sweep(planar, self.classes[pixels], self.class_count, self.run)
+
+    def units(self, centres: Centres, limit: float) -> Units:
+        return Units.of(centres.means, limit, len(self.labels), self.planar.dtype)
+
+    def assign(self, centres: Centres, limit: float, units: Units | None = None) -> Totals:
+        """Label every pixel with its nearest centre within `limit`; pixels with a negative label keep it."""
+        units = units or self.units(centres, limit)
+        dtype = self.planar.dtype.type
+        centres = centres.rounded(self.planar.dtype)
+        rows = centres.means.astype(dtype)
+        columns = np.ascontiguousarray(rows.T)
+        around = centres.neighbours(2.001 * limit)
+        largest = float(np.finfo(dtype).max) / 2
+        squared_limit = dtype(min(limit * limit, largest))
+        # A hair below half the distance: rounding must not skip a nearer centre.
+        half = np.minimum((0.4999 * around.nearest) ** 2, largest)
+        sure = np.minimum(half, np.nextafter(squared_limit, dtype(np.inf))).astype(dtype)
+
+        def chunk(begin: int) -> Totals:
+            totals = Totals.zero(*rows.shape)
+            sweep_kernels.assign(
+                self.planar, self.classes, begin, min(begin + size, len(self.labels)), self.width, rows, columns,
+                centres.first, centres.axis, around.near, around.gap, sure, squared_limit, units.scale, units.fine,
+                self.labels, totals.sums, totals.squares, totals.counts,
+            )  # fmt: skip
+            return totals
+
+        size = self._chunk(rows.size + 2 * len(rows))
+        return self._sum(chunk, size, *rows.shape)
+
+    def total_up(self, labels: NDArray[np.int32], origin: NDArray[np.float64], units: Units) -> Totals:
+        """Add up the pixels of clusters that are not those of the last `assign`; `origin` (K, D) lies near them."""
+        rows = origin.astype(self.planar.dtype)
+
+        def chunk(begin: int) -> Totals:
+            totals = Totals.zero(*rows.shape)
+            sweep_kernels.total_up(
+                self.planar, labels, begin, min(begin + size, len(labels)), rows, units.scale, units.fine,
+                totals.sums, totals.squares, totals.counts,
+            )  # fmt: skip
+            return totals
+
+        size = self._chunk(rows.size + 2 * len(rows))
+        return self._sum(chunk, size, *rows.shape)
+
+    def _sum(self, chunk: Callable[[int], Totals], size: int, count: int, dimensions: int) -> Totals:
+        totals = Totals.zero(count, dimensions)
+        for part in self.run(chunk, range(0, len(self.labels), size)):
+            totals.add(part)
+        return totals
+
+    def _chunk(self, sums: int) -> int:
+        """Return how many pixels make a task, so that the sums of all tasks stay small beside the embedding."""
+        tasks = max(_ROOM, self.planar.nbytes // 8) // (8 * max(sums, 1))
+        return max(CHUNK, -(-len(self.labels) // max(tasks, 1)))
+
+    def _unlabelled(self, begin: int) -> NDArray[np.intp]:
+        end = begin + CHUNK
+        return begin + np.flatnonzero((self.labels[begin:end] == 0) & (self.classes[begin:end] >= 0))
