@@ -27,6 +27,7 @@ _FEWEST, _MOST = 64, 1024  # core points when a cluster is sampled again
 _FEWEST_OF_CLASS = 1024
 _PIXELS = 65_536  # from which these are taken
 _LOOKS = 4  # at the inside of clusters: one that divides is looked at again
+_STRAY, _TRIMS = 3.0, 3  # a point so many median distances away does not count; rounds
 _TAILS = 1.5  # extent of a cluster, in distances that nine tenths of its points keep
 
 
@@ -135,19 +136,37 @@ def _described(
 ) -> Found:
     """Return centres for clusters of points of one class, with their extents.
 
-    The extent of a centre is a multiple of the distance that nine tenths of its points keep from it.
+    The extent of a centre is a multiple of the distance that nine tenths of its points keep from it. Stray points,
+    three times as far away as most, count neither for it nor for the mean.
     """
     means, clusters = prototypes(points, labels)
+    count = len(means)
     owner = nearest_means(points, means)
-    own = (labels >= 0) & (clusters[owner] == labels) if len(means) else np.zeros(len(points), np.bool_)
-    distance = np.sqrt(((points[own] - means[owner[own]]) ** 2).sum(1))
-    sizes = np.bincount(owner[own], minlength=len(means))
-    ninth = np.zeros(len(means))
-    place = (np.cumsum(sizes) - sizes + np.maximum(np.ceil(0.9 * sizes).astype(np.int64) - 1, 0))[sizes > 0]
-    ninth[sizes > 0] = distance[np.lexsort((distance, owner[own]))][place]
-    extents = np.minimum(np.maximum(_TAILS * ninth, picture.rounding(points)), widest)
-    several = np.bincount(clusters)[clusters] > 1 if len(clusters) else np.empty(0, np.bool_)
-    return Found(means, extents, clusters, np.full(len(means), of_class), several | settled)
+    own = (labels >= 0) & (clusters[owner] == labels) if count else np.zeros(len(points), np.bool_)
+    points, owner = points[own], owner[own]
+    for _ in range(_TRIMS):
+        distance = np.sqrt(((points - means[owner]) ** 2).sum(1))
+        middle = _quantile(distance, owner, count, 0.5)
+        close = (distance <= _STRAY * middle[owner]) | (middle[owner] == 0)
+        sums = np.stack([np.bincount(owner[close], column[close], minlength=count) for column in points.T], 1)
+        sizes = np.bincount(owner[close], minlength=count)[:, None]
+        means = np.where(sizes > 0, sums / np.maximum(sizes, 1), means)
+    distance = np.sqrt(((points - means[owner]) ** 2).sum(1))
+    middle = _quantile(distance, owner, count, 0.5)
+    close = (distance <= _STRAY * middle[owner]) | (middle[owner] == 0)
+    extents = _TAILS * _quantile(distance[close], owner[close], count, 0.9)
+    extents = np.minimum(np.maximum(extents, picture.rounding(points)), widest)
+    several = np.bincount(clusters)[clusters] > 1 if count else np.empty(0, np.bool_)
+    return Found(means, extents, clusters, np.full(count, of_class), several | settled)
+
+
+def _quantile(values: NDArray[np.float64], owner: Ints, count: int, share: float) -> NDArray[np.float64]:
+    """Return for each owner the least of its values that this share does not exceed, 0 where there are none."""
+    sizes = np.bincount(owner, minlength=count)
+    result = np.zeros(count)
+    place = np.cumsum(sizes) - sizes + np.maximum(np.ceil(share * sizes).astype(np.int64) - 1, 0)
+    result[sizes > 0] = values[np.lexsort((values, owner))][place[sizes > 0]]
+    return result
 
 
 def _rest(picture: Picture, found: Found, shape: tuple[int, ...], smallest: int) -> Found:
