@@ -112,6 +112,11 @@ FINE = inside(MAP, 3)
 # Two nodes of 700 pixels, each a point but for one pixel in fifty, which lies outside the inner or the outer radius.
 OUTLIERS = 3.0 * (LINES.double() // 7).unsqueeze(1) * torch.ones(1, 2, 1) + 0.01 * noise(1, 2, 1400)
 OUTLIERS[:, 0, ::50] += torch.linspace(0.5, 3, 28)
+# One node, and around it tight groups of 64 pixels, each a bit farther away than the one before, in all directions.
+RINGS = torch.linspace(0, 4, 40).repeat_interleave(64) * torch.nn.functional.normalize(
+    torch.randn(40, 3, generator=RANDOM), dim=1
+).repeat_interleave(64, 0).t().unsqueeze(0) + 0.01 * noise(1, 3, 2560)
+RING = Level(torch.where(torch.arange(2560) < 64, 0, Level.NO_NODE).view(1, -1), 1.0)
 ALL_VOID = torch.full((2, 6), VOID)
 
 CASES: dict[str, Case] = {
@@ -220,6 +225,8 @@ CASES: dict[str, Case] = {
     "tree, far from the origin": tree(
         noise(1, 3, 1400, dtype=torch.float64) + 1e3 + LINES.unsqueeze(1), Level(LINES, 1.0)
     ),
+    "tree, rings": tree(RINGS, RING),
+    "tree, rings, gaussian": tree(RINGS, RING, kernel="gaussian", truncation=0.1),
     "tree, outliers": tree(OUTLIERS, Level(LINES // 7, 1.0)),
     "tree, outliers, siblings": tree(
         OUTLIERS, Level(LINES // 14, 4.0), Level(LINES // 7, 1.0, margin=0.5), negatives="siblings"

@@ -19,6 +19,7 @@ from lovasz_embed._ops.jit import jit
 Array = NDArray[Any]
 
 _BLOCK = 512  # as in node_kernels
+_PART = 64
 _IGNORED = -2
 _TOP = 0x7FFFFFFF  # as in ranking_kernels
 
@@ -39,42 +40,48 @@ def count_errors(
     margin2: float,
     gaussian: bool,
     cut: float,
+    near: Array,
     counts: Array,
 ) -> None:
-    """Replace every count that is not 0, [node, block], by the number of positive errors of the node there.
+    """Write the number of positive errors of every node in every block, counts[node, block].
 
     Goes through the blocks [first_block, last_block) of one picture, for as many nodes from `first_node` on as
-    there are rows of counts. An empty `group` lets every pixel be a negative; otherwise those of groups[node] are.
+    there are rows of counts, and through those parts of them that are set in near[node, block]; clears the bits of
+    parts without a positive error. An empty `group` lets every pixel be a negative; otherwise those of groups[node]
+    are.
     """
     errors = np.zeros(_BLOCK, planes.dtype)
     for block in range(first_block, last_block):
-        start = block * _BLOCK
-        size = min(_BLOCK, pixels - start)
-        own = member[start : start + size]
-        for n in range(len(counts)):
-            if counts[n, block]:
-                node = first_node + n
+        for n in range(len(near)):
+            bits: Any = np.int64(near[n, block])
+            if bits == 0:
+                continue
+            node = first_node + n
+            total = np.int64(0)
+            kept = np.int64(0)
+            part = 0
+            while bits >> part:
+                part, stop = _run(bits, part)
+                start = block * _BLOCK + part * _PART
+                size = min(stop * _PART, pixels - block * _BLOCK) - part * _PART
+                own = member[start : start + size]
                 _errors(
-                    planes,
-                    pixels,
-                    dims,
-                    own,
-                    start,
-                    node,
-                    means[node],
-                    radius2[node],
-                    margin2,
-                    gaussian,
-                    cut,
-                    True,
+                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, True,
                     errors,
-                )
+                )  # fmt: skip
                 if group.size:
                     _only_siblings(errors, group[start : start + size], groups[node])
-                found = np.int32(0)
-                for i in range(size):
-                    found += np.int32(not errors[i] <= 0)  # NaN counts: it must not stay hidden
-                counts[n, block] = found
+                if size % _PART:
+                    errors[size:] = 0
+                for first in range(stop - part):
+                    found = np.int32(0)
+                    for i in range(_PART):
+                        found += np.int32(not errors[np.uint64(first * _PART) + np.uint64(i)] <= 0)
+                    total += found
+                    kept |= np.int64(found > 0) << (part + first)
+                part = stop
+            counts[n, block] = total
+            near[n, block] = kept
 
 
 @jit
@@ -93,7 +100,7 @@ def write_errors(
     margin2: float,
     gaussian: bool,
     cut: float,
-    counts: Array,
+    near: Array,
     starts: Array,
     words: Array,
     places: Array,
@@ -102,7 +109,8 @@ def write_errors(
 ) -> None:
     """Write the words (see `ranking_kernels`) of the positive errors of every node, from starts[node, block] on.
 
-    `places` gets the pixel within the block, `weights` 0, and `values`, unless it is empty, the error.
+    They are in the parts that near[node, block] tells. `places` gets the pixel within the block, `weights` 0, and
+    `values`, unless it is empty, the error.
     """
     errors = np.zeros(_BLOCK, planes.dtype)
     narrow = errors.view(np.int32) if errors.itemsize == 4 else np.zeros(1, np.int32)
@@ -111,50 +119,58 @@ def write_errors(
     eight = positive.view(np.uint64)
     where = np.empty(_BLOCK + 1, np.int32)
     for block in range(first_block, last_block):
-        start = block * _BLOCK
-        size = min(_BLOCK, pixels - start)
-        own = member[start : start + size]
-        for n in range(len(counts)):
-            if counts[n, block] == 0:
+        for n in range(len(near)):
+            bits: Any = np.int64(near[n, block])
+            if bits == 0:
                 continue
             node = first_node + n
-            _errors(
-                planes,
-                pixels,
-                dims,
-                own,
-                start,
-                node,
-                means[node],
-                radius2[node],
-                margin2,
-                gaussian,
-                cut,
-                False,
-                errors,
-            )
-            if group.size:
-                _only_siblings(errors, group[start : start + size], groups[node])
-            positive[size:] = 0
-            for i in range(size):
-                positive[i] = not errors[i] <= 0
-            found: Any = 0
-            for j in range(_BLOCK // 8):
-                if eight[j]:
-                    for i in range(8 * j, 8 * j + 8):
-                        where[found] = i
-                        found += np.int64(positive[i])
             at = np.int64(starts[n, block])
-            for k in range(found):
-                i = where[k]
-                key = np.int64(narrow[i]) if errors.itemsize == 4 else max(wide[i] >> 32, 1)
-                key = _TOP if errors[i] != errors[i] else key
-                words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[i] == node)
-                places[at + k] = i
-            weights[at : at + found] = 0
-            if values.size:
+            part = 0
+            while bits >> part:
+                part, stop = _run(bits, part)
+                offset = part * _PART
+                start = block * _BLOCK + offset
+                size = min(stop * _PART, pixels - block * _BLOCK) - offset
+                own = member[start : start + size]
+                _errors(
+                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, False,
+                    errors,
+                )  # fmt: skip
+                if group.size:
+                    _only_siblings(errors, group[start : start + size], groups[node])
+                if size % 8:
+                    positive[size:] = 0
+                for i in range(size):
+                    positive[i] = not errors[i] <= 0
+                found: Any = 0
+                for j in range((size + 7) // 8):
+                    if eight[j]:
+                        for i in range(8 * j, 8 * j + 8):
+                            where[found] = i
+                            found += np.int64(positive[i])
                 for k in range(found):
-                    values[at + k] = errors[where[k]]
+                    pixel: Any = np.uint64(where[k])
+                    key = np.int64(narrow[pixel]) if errors.itemsize == 4 else max(wide[pixel] >> 32, 1)
+                    key = _TOP if errors[pixel] != errors[pixel] else key
+                    words[at + k] = ((key ^ _TOP) << 32) | ((at + k) << 1) | (own[pixel] == node)
+                    places[at + k] = np.uint64(offset) + pixel
+                weights[at : at + found] = 0
+                if values.size:
+                    for k in range(found):
+                        values[at + k] = errors[where[k]]
+                at += found
+                part = stop
+
+
+@jit
+def _run(bits: int, part: int) -> tuple[int, int]:
+    """Return the first run of set bits from bit `part` on, where there is one."""
+    while not (bits >> part) & 1:
+        part += 1
+    stop = part + 1
+    while (bits >> stop) & 1:
+        stop += 1
+    return part, stop
 
 
 @jit
@@ -173,33 +189,29 @@ def _errors(
     counting: bool,
     errors: Array,
 ) -> None:
-    """Write the error of every pixel of a block; 0 where it is ignored, or a negative with an error up to `cut`.
+    """Write the error of every pixel of some parts; 0 where it is ignored, or a negative with an error up to `cut`.
 
     With `counting` only its sign is right.
     """
     size = member.size
     one = planes.dtype.type(1)
     zero = planes.dtype.type(0)
-    errors[:] = 0
-    j = 0
-    while j + 4 <= dims.size:  # four planes at a time: the sums are stored a quarter as often
-        first, second = dims[j] * pixels + start, dims[j + 1] * pixels + start
-        third, fourth = dims[j + 2] * pixels + start, dims[j + 3] * pixels + start
-        plane_a, plane_b = planes[first : first + size], planes[second : second + size]
-        plane_c, plane_d = planes[third : third + size], planes[fourth : fourth + size]
-        a, b, c, d = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
-        for i in range(size):
-            gap_a, gap_b, gap_c, gap_d = plane_a[i] - a, plane_b[i] - b, plane_c[i] - c, plane_d[i] - d
-            errors[i] += (gap_a * gap_a + gap_b * gap_b) + (gap_c * gap_c + gap_d * gap_d)
-        j += 4
-    while j < dims.size:
-        first = dims[j] * pixels + start
-        plane_a = planes[first : first + size]
+    rest = dims.size % 4
+    for j in range(rest):
+        first = np.uint64(dims[j] * pixels + start)
         a = mean[j]
-        for i in range(size):
-            gap_a = plane_a[i] - a
-            errors[i] += gap_a * gap_a
-        j += 1
+        for i in range(np.uint64(size)):
+            gap = planes[first + i] - a
+            errors[i] = gap * gap if j == 0 else errors[i] + gap * gap
+    for j in range(rest, dims.size, 4):  # four planes at a time: the sums are stored a quarter as often
+        first, second = np.uint64(dims[j] * pixels + start), np.uint64(dims[j + 1] * pixels + start)
+        third, fourth = np.uint64(dims[j + 2] * pixels + start), np.uint64(dims[j + 3] * pixels + start)
+        a, b, c, d = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
+        for i in range(np.uint64(size)):
+            gap_a, gap_b = planes[first + i] - a, planes[second + i] - b
+            gap_c, gap_d = planes[third + i] - c, planes[fourth + i] - d
+            four = (gap_a * gap_a + gap_b * gap_b) + (gap_c * gap_c + gap_d * gap_d)
+            errors[i] = four if j == 0 else errors[i] + four
     if gaussian:
         falloff = math.log(2.0) / radius2
         # What is farther is left out, or too small for a float.
@@ -214,10 +226,11 @@ def _errors(
                 errors[i] = 1 if counting else 2 * math.exp(-errors[i] * falloff)
     else:
         inverse = one / margin2
-        for i in range(size):
+        mine = np.int32(node)
+        for i in range(np.uint64(size)):
             score = (radius2 - errors[i]) * inverse
-            error = one - score if member[i] == node else one + score
-            errors[i] = zero if member[i] == _IGNORED else error
+            error = one - score if member[i] == mine else one + score
+            errors[i] = zero if member[i] == np.int32(_IGNORED) else error
 
 
 @jit
@@ -288,30 +301,74 @@ def push(
                 factor = planes.dtype.type(-2 * scale / margin2)
                 for k in range(slopes.size):
                     slopes[k] *= factor
-            sparse = count * 4 < size
-            if not sparse:
-                steps[:] = 0
-                for k in range(slopes.size):
-                    steps[pixel[k]] = slopes[k]
+            if count * 4 < size:
+                _push_some(planes, pixels, dims, start, slopes, pixel, means[node], grad, sums[n])
+                continue
+            steps[:] = 0
+            for k in range(slopes.size):
+                steps[pixel[k]] = slopes[k]
             for j in range(dims.size):
                 plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
                 target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
                 centre = means[node, j]
-                if sparse:
-                    for k in range(slopes.size):
-                        own = np.uint32(pixel[k])
-                        step = slopes[k] * (plane[own] - centre)
-                        target[own] += step
-                        pushes[k] = step
-                    pushes[slopes.size : _BLOCK // 4] = 0
-                    sums[n, j] -= _sum(pushes, _BLOCK // 4)
-                else:
-                    pushes[size:] = 0
-                    for i in range(size):
-                        step = steps[i] * (plane[i] - centre)
-                        target[i] += step
-                        pushes[i] = step
-                    sums[n, j] -= _sum(pushes, _BLOCK)
+                pushes[size:] = 0
+                for i in range(size):
+                    step = steps[i] * (plane[i] - centre)
+                    target[i] += step
+                    pushes[i] = step
+                sums[n, j] -= _sum(pushes, _BLOCK)
+
+
+@jit
+def _push_some(
+    planes: Array,
+    pixels: int,
+    dims: Array,
+    start: int,
+    slopes: Array,
+    pixel: Array,
+    mean: Array,
+    grad: Array,
+    sums: Array,
+) -> None:
+    """Do `push` entry by entry, where few pixels of the block have one."""
+    j = 0
+    while j + 4 <= dims.size:  # four planes at a time: places and slopes are read a quarter as often
+        first, second = np.uint64(dims[j] * pixels + start), np.uint64(dims[j + 1] * pixels + start)
+        third, fourth = np.uint64(dims[j + 2] * pixels + start), np.uint64(dims[j + 3] * pixels + start)
+        a, b, c, d = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
+        sum_a, sum_b, sum_c, sum_d = 0.0, 0.0, 0.0, 0.0
+        for k in range(slopes.size):
+            i = np.uint64(pixel[k])
+            slope = slopes[k]
+            step_a = slope * (planes[first + i] - a)
+            step_b = slope * (planes[second + i] - b)
+            step_c = slope * (planes[third + i] - c)
+            step_d = slope * (planes[fourth + i] - d)
+            grad[first + i] += step_a
+            grad[second + i] += step_b
+            grad[third + i] += step_c
+            grad[fourth + i] += step_d
+            sum_a += step_a
+            sum_b += step_b
+            sum_c += step_c
+            sum_d += step_d
+        sums[j] -= sum_a
+        sums[j + 1] -= sum_b
+        sums[j + 2] -= sum_c
+        sums[j + 3] -= sum_d
+        j += 4
+    while j < dims.size:
+        first = np.uint64(dims[j] * pixels + start)
+        a = mean[j]
+        sum_a = 0.0
+        for k in range(slopes.size):
+            i = np.uint64(pixel[k])
+            step_a = slopes[k] * (planes[first + i] - a)
+            grad[first + i] += step_a
+            sum_a += step_a
+        sums[j] -= sum_a
+        j += 1
 
 
 @jit

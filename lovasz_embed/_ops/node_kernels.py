@@ -1,7 +1,7 @@
-"""Number the nodes of a label map, sum embeddings over nodes, and tell which blocks of pixels a node can skip.
+"""Number the nodes of a label map, sum embeddings over nodes, and tell which pixels a node can skip.
 
-A block is `BLOCK` neighbouring pixels of a picture, small enough for the first-level cache and, in pictures, mostly
-of one or two nodes: its embeddings lie in a small ball.
+A block is `BLOCK` neighbouring pixels of a picture, small enough for the first-level cache. It has eight parts of
+`PART` pixels, mostly of one node: their embeddings lie in a small box. What a node must look at is one bit a part.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from lovasz_embed._ops.jit import jit
 Array = NDArray[Any]
 
 BLOCK = 512
+PART = BLOCK // 8
 IGNORED = -2
-MIXED = -3  # a block of more than one kind of pixel
+MIXED = -3  # a part of more than one kind of pixel
+
+_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: byte i becomes bit 56 + i
 
 
 @jit
@@ -60,15 +63,15 @@ def number(labels: Array, member: Array, distinct: Array) -> int:
 def renumber(member: Array, lookup: Array, sizes: Array, first_block: int, touched: Array, kind: Array) -> None:
     """Turn places into nodes, count pixels of nodes, and note which blocks hold which nodes.
 
-    `touched[node, block - first_block]` becomes True where a block has pixels of the node; `kind[block]` is the
-    one value that all pixels of the block have, or `MIXED`.
+    `touched[node, block - first_block]` becomes True where a block has pixels of the node; `kind[part]` is the
+    one value that all pixels of the part have, or `MIXED`.
     """
-    for first in range(0, member.size, BLOCK):
+    for first in range(0, member.size, PART):
         block = first // BLOCK
         last = np.int32(MIXED)
         runs = 0
         start = first
-        stop = min(first + BLOCK, member.size)
+        stop = min(first + PART, member.size)
         for i in range(first, stop):
             place = member[i]
             node = lookup[place] if place >= 0 else place
@@ -83,7 +86,7 @@ def renumber(member: Array, lookup: Array, sizes: Array, first_block: int, touch
                     touched[node, block - first_block] = True
         if last >= 0:
             sizes[last] += stop - start
-        kind[block] = last if runs == 1 else MIXED
+        kind[first // PART] = last if runs == 1 else MIXED
 
 
 @jit
@@ -130,74 +133,88 @@ def add_up(planes: Array, dims: Array, member: Array, sums: Array) -> None:
 
 
 @jit
-def balls(
-    planes: Array, dims: Array, first_block: int, last_block: int, offset: int, centres: Array, reaches: Array
+def boxes(
+    planes: Array, dims: Array, first_block: int, last_block: int, infinity: int, lows: Array, highs: Array
 ) -> None:
-    """Write balls around the embeddings of the blocks [first_block, last_block) of a picture (D, pixels).
+    """Write boxes around the embeddings of the parts of the blocks [first_block, last_block) of a picture (D, pixels).
 
-    Their centres (D, blocks) and radii are written from `offset` on.
+    All are the bits of floats, as integers of their size; `infinity` is that of the largest. The boxes' corners are
+    (D, parts). A part with NaN has a box around everything, for it must be looked at, and one without pixels a box
+    around nothing.
     """
     pixels = planes.shape[1]
-    distances = np.empty(BLOCK, planes.dtype)
-    for number in range(first_block, last_block):
-        first = number * BLOCK
-        size = min(BLOCK, pixels - first)
-        block = offset + number
-        distances[:] = 0
-        for j in range(dims.size):
+    top = planes.dtype.type((1 << (8 * planes.itemsize - 1)) - 1)
+    down = planes.dtype.type(8 * planes.itemsize - 1)
+    for part in range(first_block * 8, last_block * 8):
+        first = part * PART
+        size = min(PART, pixels - first)
+        largest = planes.dtype.type(0)
+        for j in range(dims.size if size > 0 else 0):
             plane = planes[dims[j], first : first + size]
-            total = 0.0
-            for i in range(0, size, 8):  # any point will do for a centre: every eighth pixel's mean
-                total += plane[i]
-            centre = planes.dtype.type(total / ((size + 7) // 8))
-            centres[j, block] = centre
+            # With the bits of negative ones turned over, floats keep their order as integers; and those are compared
+            # side by side, where floats would be one after the other.
+            low = plane[0] ^ ((plane[0] >> down) & top)
+            high = low
             for i in range(size):
-                gap = plane[i] - centre
-                distances[i] += gap * gap
-        farthest = distances[0]
-        for i in range(size):
-            # NaN stays once it is there: such a block must be looked at.
-            if farthest == farthest and not distances[i] <= farthest:
-                farthest = distances[i]
-        reaches[block] = np.sqrt(farthest)
+                key = plane[i] ^ ((plane[i] >> down) & top)
+                low = min(low, key)
+                high = max(high, key)
+                largest = max(largest, plane[i] & top)
+            lows[j, part] = low ^ ((low >> down) & top)
+            highs[j, part] = high ^ ((high >> down) & top)
+        if size <= 0 or largest > infinity:
+            inside = size > 0
+            lows[:, part] = ~top | infinity if inside else infinity
+            highs[:, part] = infinity if inside else ~top | infinity
 
 
 @jit
-def near_blocks(
+def near_parts(
     node: int,
     mean: Array,
     first_block: int,
-    centres: Array,
-    reaches: Array,
+    lows: Array,
+    highs: Array,
     kind: Array,
     touched: Array,
     allowed: Array,
-    inner: float,
     outer: float,
     near: Array,
 ) -> None:
-    """Set near[block] to 1 where a block can hold a positive error of a node, to 0 elsewhere.
+    """Write which parts of every block, bit by bit, can hold a positive error of a node.
 
-    A negative costs nothing from the distance `outer` on, a positive nothing up to `inner`. `near`, `touched` and
-    `allowed` begin at first_block; the latter two tell which blocks have pixels of the node, and possible negatives.
+    A negative costs nothing from the distance `outer` on. `near`, `touched` and `allowed` begin at first_block; the
+    latter two tell which blocks have pixels of the node, and possible negatives.
     """
-    blocks = touched.size
-    distances = np.zeros(blocks)
-    norm = 0.0
-    for j in range(mean.size):
-        row = centres[j, first_block : first_block + blocks]
-        centre = np.float64(mean[j])
-        norm += centre * centre
-        for i in range(blocks):
-            gap = row[i] - centre
-            distances[i] += gap * gap
-    slack = 1e-6 * (np.sqrt(norm) + outer)  # what float32 may have rounded
-    for i in range(blocks):
-        block = first_block + i
-        reach = reaches[block] * (1 + 1e-6) + slack
-        if touched[i]:
-            rest = inner - reach
-            near[i] = not (kind[block] == node and rest > 0 and distances[i] <= rest * rest)
-        else:
-            bound = outer + reach
-            near[i] = allowed[i] and not distances[i] > bound * bound  # NaN is looked at
+    zero = lows.dtype.type(0)
+    # What rounding may do to a sum of squares.
+    bound = lows.dtype.type(min(outer * outer * (1 + 1e-6 * (mean.size + 1)), 1e38))
+    distances = np.empty(BLOCK, lows.dtype)
+    flags = np.zeros(BLOCK, np.uint8)
+    for start in range(0, touched.size, PART):
+        stop = min(start + PART, touched.size)
+        first = 8 * (first_block + start)
+        size = 8 * (stop - start)
+        distances[:] = 0
+        for j in range(mean.size):
+            low = lows[j, first : first + size]
+            high = highs[j, first : first + size]
+            centre = mean[j]
+            for i in range(size):
+                below = low[i] - centre
+                above = centre - high[i]
+                gap = below if below > above else above
+                gap = gap if gap > zero else zero
+                distances[i] += gap * gap
+        for i in range(size):
+            flags[i] = not distances[i] > bound
+        bits = (flags.view(np.uint64) * _GATHER) >> np.uint64(56)
+        for i in range(stop - start):
+            near[start + i] = bits[i] if allowed[start + i] else 0
+            if touched[start + i]:
+                found = np.int64(near[start + i])
+                for k in range(8):
+                    own = kind[first + 8 * i + k]
+                    if own in (node, MIXED):
+                        found |= 1 << k
+                near[start + i] = found

@@ -28,7 +28,7 @@ class NumberedLevel:
         label: Label of each node, (K,) int64.
         size: Pixels of each node, (K,) int64.
         touched: Which blocks, of the node's pictures, have pixels of the node: (K, N) or (K, B N) bool.
-        kind: The one node that all pixels of a block have, (B N,) int32, or `node_kernels.MIXED`.
+        kind: The one node that all pixels of a part have, (B N 8,) int32, or `node_kernels.MIXED`.
     """
 
     member: Array
@@ -69,7 +69,7 @@ def number_level(labels: Array, *, per_picture: bool, threads: int) -> NumberedL
     offsets = np.cumsum([0, *(part.size for part in label_lists)])
     count = int(offsets[-1])
     touched = np.zeros((count, blocks if per_picture else batch * blocks), np.bool_)
-    kind = np.empty(batch * blocks, np.int32)
+    kind = np.full(batch * blocks * 8, node_kernels.IGNORED, np.int32)
     sizes = np.zeros((len(runs), count), np.int64)
 
     def renumber(n: int) -> None:
@@ -78,7 +78,7 @@ def number_level(labels: Array, *, per_picture: bool, threads: int) -> NumberedL
         lookup = (np.searchsorted(label_lists[group], distinct[n]) + offsets[group]).astype(np.int32)
         block = b * blocks + start // BLOCK
         first = b * blocks - block if per_picture else -block
-        node_kernels.renumber(member[b, start:stop], lookup, sizes[n], first, touched, kind[block:])
+        node_kernels.renumber(member[b, start:stop], lookup, sizes[n], first, touched, kind[8 * block :])
 
     share(renumber, range(len(runs)), threads)
     picture = [

@@ -1,13 +1,13 @@
 """CPU engine of the tree hinge: never nodes x pixels, and the gradient is known at the end of forward.
 
-Data on their way: a level's labels become `member`, the node of every pixel. Pixels are looked at in blocks. A first
-pass counts the positive errors of every node in every block that can hold any; now it is known which nodes have
-room together. Their errors are written, ranked (ranking.py) and pushed back into the embedding's gradient, then
-those of the next.
+Data on their way: a level's labels become `member`, the node of every pixel. Pixels are looked at in blocks of eight
+parts. A first pass counts the positive errors of every node in every block, in the parts that can hold any; now it is
+known which nodes have room together. Their errors are written, ranked (ranking.py) and pushed back into the
+embedding's gradient, then those of the next.
 
-Floor: every pair of a node and a block that is near it costs D subtractions and multiplications a pixel, twice; every
+Floor: every pair of a node and a part that is near it costs D subtractions and multiplications a pixel, twice; every
 positive error is ranked and pushed into D dimensions. Scratch is 22 to 28 bytes a pixel for float32, more only beside
-larger embeddings, for any number of nodes and threads, and at most 11 bytes a pair of node and block.
+larger embeddings, for any number of nodes and threads, and at most 12 bytes a pair of node and block.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
     count = len(level.nodes.label)
     losses, slopes = np.zeros(count), np.zeros((count, level.dims.size + 1))
     sweep = _Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
-    counts = sweep.count()
+    near, counts = sweep.count()
     room = _room(level)
     # Without them a positive float32 error is read from its word.
     errors_kept = room if level.gaussian or dtype == np.float64 else 0
@@ -83,7 +83,7 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
     with scratch(*parts) as (words, spare, places, weights, errors):
         for nodes in _together(counts.sum(1, dtype=np.int64), room):
             own = slice(nodes.start, nodes.stop)
-            entries = _Entries.of(nodes, counts[own], words, spare, places, weights, errors)
+            entries = _Entries.of(nodes, near[own], counts[own], words, spare, places, weights, errors)
             sweep.write(entries)
             losses[own] = sweep.weigh(entries)
             if grad.size:
@@ -122,6 +122,7 @@ class _Entries:
 
     Attributes:
         nodes: The nodes.
+        near: The parts of each block that have any, bit by bit, (nodes, N).
         counts: Entries of each node in each block of its pictures, (nodes, N).
         starts: Where they begin, (nodes, N).
         words: A word per entry (`ranking_kernels`), and as much room again in `spare`.
@@ -131,6 +132,7 @@ class _Entries:
     """
 
     nodes: range
+    near: Array
     counts: Array
     starts: Array
     words: Array
@@ -140,10 +142,10 @@ class _Entries:
     errors: Array
 
     @classmethod
-    def of(cls, nodes: range, counts: Array, words: Array, spare: Array, *others: Array) -> _Entries:
+    def of(cls, nodes: range, near: Array, counts: Array, words: Array, spare: Array, *others: Array) -> _Entries:
         """Lay out the entries, as many as `counts` tells, in arrays of enough room."""
         ends = np.cumsum(counts, dtype=np.int32).reshape(counts.shape)  # words have 31 bits for a place as well
-        return cls(nodes, counts, ends - counts, words, spare, *others)
+        return cls(nodes, near, counts, ends - counts, words, spare, *others)
 
     def of_node(self, n: int) -> slice:
         """Return where the n-th node's entries lie."""
@@ -167,20 +169,24 @@ class _Sweep:
         margin2 = level.planes.dtype.type(level.margin2)
         self.shape = (means, level.radius2, margin2, level.gaussian)
 
-    def count(self) -> Array:
-        """Return the number of positive errors of every node in every block of its pictures, (K, N)."""
-        counts = self._near()
+    def count(self) -> tuple[Array, Array]:
+        """Return the number of positive errors of every node in every block of its pictures, (K, N).
+
+        Before it, the parts that they are in, bit by bit, (K, N).
+        """
+        near = self._near()
+        counts = np.zeros(near.shape, np.uint16)
 
         def count(run: tuple[int, int, int]) -> None:
             b, first, last = run
             nodes, columns = self._of_picture(b, range(len(counts)))
             distance_kernels.count_errors(
                 *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
-                counts[nodes.start : nodes.stop, columns],
+                near[nodes.start : nodes.stop, columns], counts[nodes.start : nodes.stop, columns],
             )  # fmt: skip
 
         share(count, self.runs, self.threads)
-        return counts
+        return near, counts
 
     def write(self, entries: _Entries) -> None:
         """Write words, places and errors of the entries."""
@@ -191,7 +197,7 @@ class _Sweep:
             rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
             distance_kernels.write_errors(
                 *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
-                entries.counts[rows, columns], entries.starts[rows, columns], entries.words, entries.places,
+                entries.near[rows, columns], entries.starts[rows, columns], entries.words, entries.places,
                 entries.weights, entries.errors,
             )  # fmt: skip
 
@@ -254,27 +260,29 @@ class _Sweep:
         share(spread, self.runs, self.threads)
 
     def _near(self) -> Array:
-        """Return 1 for every block that can hold a positive error of a node, (K, N) uint16, 0 elsewhere."""
+        """Return the parts of every block that can hold a positive error of a node, bit by bit, (K, N) uint8."""
         level = self.level
-        batch = len(self.planes)
-        centres = np.empty((level.dims.size, batch * self.blocks), level.planes.dtype)
-        reaches = np.empty(batch * self.blocks, level.planes.dtype)
+        batch, dtype = len(self.planes), level.planes.dtype
+        lows, highs = np.empty((2, level.dims.size, batch, self.blocks * 8), dtype)
+        integer = np.dtype(f"i{dtype.itemsize}")
+        infinity = int(np.array(np.inf, dtype).view(integer))
+        planes, low, high = (values.view(integer) for values in (level.planes, lows, highs))
         share(
-            lambda run: node_kernels.balls(
-                level.planes[run[0]], level.dims, run[1], run[2], run[0] * self.blocks, centres, reaches
+            lambda run: node_kernels.boxes(
+                planes[run[0]], level.dims, *run[1:], infinity, low[:, run[0]], high[:, run[0]]
             ),
             self.runs,
             self.threads,
         )
-        inner, outer = _dead_zone(level)
-        near = np.empty(level.nodes.touched.shape, np.uint16)
+        corners = (lows.reshape(level.dims.size, -1), highs.reshape(level.dims.size, -1))
+        outer = _outer_radius(level)
+        near = np.empty(level.nodes.touched.shape, np.uint8)
 
         def look(node: int) -> None:
             first = level.nodes.first_block(node, self.blocks)
-            touched = level.nodes.touched[node]
-            node_kernels.near_blocks(
-                node, self.means[node], first, centres, reaches, level.nodes.kind, touched,
-                self._allowed(node, first), inner[node], outer[node], near[node],
+            node_kernels.near_parts(
+                node, self.means[node], first, *corners, level.nodes.kind, level.nodes.touched[node],
+                self._allowed(node, first), outer[node], near[node],
             )  # fmt: skip
 
         share(look, range(len(near)), self.threads)
@@ -309,9 +317,11 @@ class _Sweep:
         return range(start, min(max(last, start), nodes.stop)), slice(0, self.blocks)
 
 
-def _dead_zone(level: HingeLevel) -> tuple[Array, Array]:
-    """Return up to where a positive, and from where on a negative costs nothing, for every node."""
+def _outer_radius(level: HingeLevel) -> Array:
+    """Return the distance from which on a negative costs nothing, for every node."""
     radius2 = level.radius2.astype(np.float64)
     if level.gaussian:
-        return np.zeros_like(radius2), np.sqrt(radius2 * np.log2(2 / max(level.cut, 2e-37)))
-    return np.sqrt(np.maximum(radius2 - level.margin2, 0)), np.sqrt(radius2 + level.margin2)
+        outer: Array = np.sqrt(radius2 * np.log2(2 / max(level.cut, 2e-37)))
+    else:
+        outer = np.sqrt(radius2 + level.margin2)
+    return outer
