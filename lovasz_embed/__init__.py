@@ -7,7 +7,7 @@ panoptic results; each usable alone. Files, pictures, the reference model and tr
 
 from __future__ import annotations
 
-from lovasz_embed.clustering import Clusters, cluster_embeddings
+from lovasz_embed.clustering import Clusters, RadiusEstimate, cluster_embeddings, estimate_radius
 from lovasz_embed.hierarchy import (
     HierarchicalLoss,
     HierarchicalLovaszHinge,
@@ -20,6 +20,7 @@ from lovasz_embed.lovasz import LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz
 from lovasz_embed.panoptic import PanopticResult, Segment, assemble, segment
 from lovasz_embed.prototypes import NearestClassMean, class_means, nearest_class_mean
 from lovasz_embed.quality import PanopticQuality, QualityResult, panoptic_quality
+from lovasz_embed.tracking import TrackedFrame, Tracker, segment_means, track
 
 __version__ = "0.1.0"
 
@@ -35,10 +36,14 @@ __all__ = [
     "PanopticQuality",
     "PanopticResult",
     "QualityResult",
+    "RadiusEstimate",
     "Segment",
+    "TrackedFrame",
+    "Tracker",
     "assemble",
     "class_means",
     "cluster_embeddings",
+    "estimate_radius",
     "hierarchical_lovasz_hinge",
     "lovasz_hinge",
     "lovasz_softmax",
@@ -47,4 +52,6 @@ __all__ = [
     "panoptic_levels",
     "panoptic_quality",
     "segment",
+    "segment_means",
+    "track",
 ]
