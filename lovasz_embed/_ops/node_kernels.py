@@ -20,8 +20,6 @@ PART = BLOCK // 8
 IGNORED = -2
 MIXED = -3  # a part of more than one kind of pixel
 
-_GATHER = np.uint64(0x0102040810204080)  # times eight bytes of 0 or 1: byte i becomes bit 56 + i
-
 
 @jit
 def number(labels: Array, member: Array, distinct: Array) -> int:
@@ -175,6 +173,8 @@ def near_parts(
     first_block: int,
     lows: Array,
     highs: Array,
+    block_lows: Array,
+    block_highs: Array,
     kind: Array,
     touched: Array,
     allowed: Array,
@@ -184,37 +184,41 @@ def near_parts(
     """Write which parts of every block, bit by bit, can hold a positive error of a node.
 
     A negative costs nothing from the distance `outer` on. `near`, `touched` and `allowed` begin at first_block; the
-    latter two tell which blocks have pixels of the node, and possible negatives.
+    latter two tell which blocks have pixels of the node, and possible negatives. Boxes are those of `boxes`, around
+    parts and around blocks.
     """
-    zero = lows.dtype.type(0)
     # What rounding may do to a sum of squares.
     bound = lows.dtype.type(min(outer * outer * (1 + 1e-6 * (mean.size + 1)), 1e38))
-    distances = np.empty(BLOCK, lows.dtype)
-    flags = np.zeros(BLOCK, np.uint8)
-    for start in range(0, touched.size, PART):
-        stop = min(start + PART, touched.size)
-        first = 8 * (first_block + start)
-        size = 8 * (stop - start)
-        distances[:] = 0
-        for j in range(mean.size):
-            low = lows[j, first : first + size]
-            high = highs[j, first : first + size]
-            centre = mean[j]
-            for i in range(size):
-                below = low[i] - centre
-                above = centre - high[i]
-                gap = below if below > above else above
-                gap = gap if gap > zero else zero
-                distances[i] += gap * gap
-        for i in range(size):
-            flags[i] = not distances[i] > bound
-        bits = (flags.view(np.uint64) * _GATHER) >> np.uint64(56)
-        for i in range(stop - start):
-            near[start + i] = bits[i] if allowed[start + i] else 0
-            if touched[start + i]:
-                found = np.int64(near[start + i])
-                for k in range(8):
-                    own = kind[first + 8 * i + k]
-                    if own in (node, MIXED):
-                        found |= 1 << k
-                near[start + i] = found
+    blocks = touched.size
+    distances = np.empty(blocks, lows.dtype)
+    _to_boxes(mean, block_lows, block_highs, first_block, distances)
+    parts = np.empty(8, lows.dtype)
+    for i in range(blocks):
+        near[i] = 0
+        is_near = allowed[i] and not distances[i] > bound
+        if not (is_near or touched[i]):
+            continue
+        first = 8 * (first_block + i)
+        _to_boxes(mean, lows, highs, first, parts)
+        found = 0
+        for k in range(8):
+            own = touched[i] and kind[first + k] in (node, MIXED)
+            found |= np.int64(own or (is_near and not parts[k] > bound)) << k
+        near[i] = found
+
+
+@jit
+def _to_boxes(point: Array, lows: Array, highs: Array, first: int, distances: Array) -> None:
+    """Write the squared distances from a point to some boxes, one after the other from `first` on."""
+    zero = lows.dtype.type(0)
+    distances[:] = 0
+    for j in range(point.size):
+        low = lows[j, first : first + distances.size]
+        high = highs[j, first : first + distances.size]
+        centre = point[j]
+        for i in range(distances.size):
+            below = low[i] - centre
+            above = centre - high[i]
+            gap = below if below > above else above
+            gap = gap if gap > zero else zero
+            distances[i] += gap * gap

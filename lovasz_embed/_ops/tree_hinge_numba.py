@@ -12,6 +12,7 @@ larger embeddings, for any number of nodes and threads, and at most 12 bytes a p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -274,7 +275,13 @@ class _Sweep:
             self.runs,
             self.threads,
         )
-        corners = (lows.reshape(level.dims.size, -1), highs.reshape(level.dims.size, -1))
+        lows, highs = lows.reshape(level.dims.size, -1), highs.reshape(level.dims.size, -1)
+        corners = (
+            lows,
+            highs,
+            functools.reduce(np.minimum, (lows[:, k::8] for k in range(8))),
+            functools.reduce(np.maximum, (highs[:, k::8] for k in range(8))),
+        )
         outer = _outer_radius(level)
         near = np.empty(level.nodes.touched.shape, np.uint8)
 
