@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lovasz_embed.clustering.call import cluster_embeddings
+from lovasz_embed.clustering.radius import RadiusEstimate, estimate_radius
 from lovasz_embed.clustering.result import Clusters
 
-__all__ = ["Clusters", "cluster_embeddings"]
+__all__ = ["Clusters", "RadiusEstimate", "cluster_embeddings", "estimate_radius"]
