@@ -10,19 +10,18 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import linkage, to_tree
-from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial.distance import cdist, squareform
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from lovasz_embed._ops import density, density_kernels, density_tree, density_tree_kernels
 from lovasz_embed._ops.density_passes import Found, Picture
 from lovasz_embed._ops.density_tree import select_clusters
-from lovasz_embed.clustering import Clusters, cluster_embeddings
+from lovasz_embed.clustering import Clusters, cluster_embeddings, estimate_radius
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -105,31 +104,53 @@ def test_the_spanning_tree_is_minimal(seed: int, n: int, dimensions: int) -> Non
     np.testing.assert_allclose(weight.sum(), minimum_spanning_tree(matrix).sum(), rtol=1e-9)
 
 
-def branches(points: Floats, least: int) -> dict[frozenset[int], float]:
-    """Return the points and the excess of mass of every branch, straight from its definition."""
-    root = to_tree(linkage(np.sqrt(squareform(reachability(points, 5))), "single"))
+@given(SEEDS, st.integers(6, 60), st.integers(1, 4), st.integers(1, 4))
+def test_points_below_a_merge_are_a_connected_part_at_its_height(
+    seed: int, n: int, dimensions: int, lumps: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, dimensions)) + 5 * rng.integers(0, lumps, (n, 1))
+    matrix = reachability(points, 5)
+    tree = minimum_spanning_tree(matrix).tocoo()
+    source, target = tree.row.astype(np.int64), tree.col.astype(np.int64)
+    order = np.argsort(tree.data, kind="stable")
+    children, sizes = np.empty((n - 1, 2), np.int64), np.empty(2 * n - 1, np.int64)
+    density_tree_kernels.merge(source, target, order, children, sizes)
+    below = [{i} for i in range(n)]
+    for r, (one, other) in enumerate(children):
+        assert not below[one] & below[other]
+        below.append(below[one] | below[other])
+        assert sizes[n + r] == len(below[-1])
+        if r == n - 2 or tree.data[order[r + 1]] > tree.data[order[r]]:  # of merges at one height, the last
+            part = connected_components(matrix <= tree.data[order[r]])[1]
+            assert below[-1] == set(np.flatnonzero(part == part[source[order[r]]]))
+    assert below[-1] == set(range(n))
+
+
+def branches(children: Ints, height: Floats, least: int) -> dict[frozenset[int], float]:
+    """Return the points and the excess of mass of every branch of a tree of merges, straight from its definition."""
+    n = len(children) + 1
     found: dict[frozenset[int], float] = {}
 
-    def walk(node: Any, birth: float) -> None:
+    def points(node: int) -> frozenset[int]:
+        return frozenset([node]) if node < n else points(children[node - n, 0]) | points(children[node - n, 1])
+
+    def walk(node: int, birth: float) -> None:
         """Follow the branch that begins with `node`."""
-        mine, excess = frozenset(node.pre_order()), 0.0
+        mine, excess = points(node), 0.0
         while True:
-            parts = [node.get_left(), node.get_right()]
-            height = float(np.log(node.dist))
-            large = [part for part in parts if part.get_count() >= least]
-            if len(large) == 2:
-                excess += node.get_count() * (birth - height)
+            parts = [int(part) for part in children[node - n]]
+            large = [part for part in parts if len(points(part)) >= least]
+            leaving = points(node) if len(large) != 1 else points(node) - points(large[0])
+            excess += len(leaving) * (birth - height[node - n])
+            if len(large) != 1:
                 found[mine] = excess
                 for part in large:
-                    walk(part, height)
-                return
-            excess += sum(part.get_count() for part in parts if part not in large) * (birth - height)
-            if not large:
-                found[mine] = excess
+                    walk(part, height[node - n])
                 return
             [node] = large
 
-    walk(root, float(np.log(root.dist)))
+    walk(2 * n - 2, height[-1])
     return found
 
 
@@ -138,6 +159,7 @@ def test_branches_and_their_excess_are_those_of_the_definition(seed: int, n: int
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(n, dimensions)) + 5 * rng.integers(0, lumps, (n, 1))
     seen: dict[frozenset[int], float] = {}
+    expected: dict[frozenset[int], float] = {}
     condense = density_tree_kernels.condense
 
     def spy(
@@ -157,14 +179,12 @@ def test_branches_and_their_excess_are_those_of_the_definition(seed: int, n: int
                 inside[branch].add(point)
                 branch = above[branch]
         seen.update((frozenset(mine), float(value)) for mine, value in zip(inside, excess, strict=False))
+        expected.update(branches(children, height, least))
         return count
 
     with patch.object(density_tree_kernels, "condense", spy):
         select_clusters(points, serial)
-    expected = branches(points, density_tree.LEAST)
-    assert seen.keys() == expected.keys()
-    for mine, value in expected.items():
-        assert seen[mine] == pytest.approx(value, rel=1e-6, abs=1e-6)  # heights are logarithms of rounded squares
+    assert seen == pytest.approx(expected, rel=1e-9, abs=1e-9)  # the same sums in another order
 
 
 def choose(
@@ -313,12 +333,12 @@ def test_mixed_pixels_lie_between_two_clusters_in_the_picture_and_in_the_embeddi
 
 
 @st.composite
-def separated(draw: st.DrawFn) -> tuple[Tensor, Ints]:
-    """Return (1, D, P) instances of 20 to 400 pixels that fill balls of radius δ with means 6 δ apart or more."""
+def separated(draw: st.DrawFn, gaps: tuple[float, float] = (6.0, 6.0), least: int = 1) -> tuple[Tensor, Ints]:
+    """Return (1, D, P) instances of 20 to 400 pixels that fill balls of radius δ, means at least that many δ apart."""
     rng = np.random.default_rng(draw(SEEDS))
     dimensions = draw(st.integers(2, 12))
-    sizes = draw(st.lists(st.integers(20, 400), min_size=1, max_size=9))
-    means = apart(rng, len(sizes), dimensions, 6.0)
+    sizes = draw(st.lists(st.integers(20, 400), min_size=least, max_size=9))
+    means = apart(rng, len(sizes), dimensions, draw(st.floats(*gaps)))
     points = np.concatenate([ball(rng, size, dimensions) + mean for size, mean in zip(sizes, means, strict=True)])
     order = rng.permutation(len(points))
     scale = 10.0 ** draw(st.integers(-6, 6))
@@ -493,3 +513,83 @@ def test_isolated_noise_beside_one_instance_stays_noise() -> None:
     clusters = by_density(torch.from_numpy(rng.permutation(pixels).T[None]))
     assert clusters.sizes[0].max() == pytest.approx(8000, abs=10)
     assert len(clusters.sizes[0]) == 1
+
+
+# A radius from the embedding
+
+
+@given(separated(gaps=(4.2, 30.0), least=2))
+def test_where_margins_hold_the_radius_lies_between_them_and_recovers_the_instances(
+    problem: tuple[Tensor, Ints],
+) -> None:
+    embedding, instance = problem
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    pixels = embedding[0].T.double().numpy()
+    means = np.stack([pixels[instance == k].mean(0) for k in range(instance.max() + 1)])
+    delta = np.linalg.norm(pixels - means[instance], axis=1).max()
+    gap = (cdist(means, means) + np.diag(np.full(len(means), np.inf))).min()
+    assume(gap > 4.001 * delta)  # δ is measured from the mean of the pixels, not from the middle of their ball
+    assert 2 * delta < estimate.radius < gap - 2 * delta
+    assert estimate.guaranteed
+    assert estimate.clusters == len(means)
+    # Means are rounded to float32 once, with coordinates of some hundred δ.
+    assert (estimate.spread, estimate.separation) == (pytest.approx(delta, rel=1e-4), pytest.approx(gap, rel=1e-4))
+    found = cluster_embeddings(embedding, everywhere(embedding), radius=estimate.radius)
+    assert np.array_equal(found.labels[0].numpy(), by_first_pixel(instance))
+
+
+@pytest.mark.parametrize("dimensions", [2, 8])
+def test_the_radius_of_a_noisy_embedding_lies_between_spread_and_gap(dimensions: int) -> None:
+    embedding, instance = blurred(3, 20, dimensions, (200, 300), gap=2.6)
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    assert not estimate.guaranteed
+    assert 1.0 < estimate.radius < 1.6  # the pixels of an instance fill a ball of radius 1; means are 2.6 apart
+    found = cluster_embeddings(embedding, everywhere(embedding), radius=estimate.radius, min_size=50)
+    labels = found.labels[0].numpy()
+    assert adjusted_rand_score(instance[labels > 0], labels[labels > 0]) > 0.95  # two in a hundred pixels are mixed
+
+
+def test_one_radius_serves_all_pictures_and_classes() -> None:
+    rng = np.random.default_rng(0)
+    wide, tight = ball(rng, 300, 3), 0.1 * ball(rng, 300, 3)
+    means = np.array([[0.0, 0, 0], [10, 0, 0]])[np.arange(300) % 2]
+    embedding = torch.from_numpy(np.stack([(wide + means).T, (tight + 0.7 * means).T]))
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    assert estimate.clusters == 4
+    assert estimate.spread == pytest.approx(1.0, abs=0.1)
+    assert estimate.separation == pytest.approx(7.0, abs=0.1)
+    assert estimate.radius == estimate.separation / 2
+    classes = torch.arange(300).remainder(2).expand(2, 300)  # each instance a class of its own
+    assert estimate_radius(embedding, classes).separation == float("inf")
+
+
+def test_one_instance_alone_gets_a_radius_that_holds_it() -> None:
+    embedding = torch.from_numpy(ball(np.random.default_rng(0), 500, 4).T[None])
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    assert (estimate.clusters, estimate.separation, estimate.guaranteed) == (1, float("inf"), True)
+    assert estimate.radius == pytest.approx(3.0, abs=0.2)
+    embedding[0, :, 0] = 1e4  # a stray pixel does not stretch it
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    assert estimate.radius == pytest.approx(3.0, abs=0.3)
+    assert not estimate.guaranteed
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+def test_pixels_all_alike_get_a_radius_of_one(value: float) -> None:
+    embedding = torch.full((1, 3, 40), value)
+    estimate = estimate_radius(embedding, everywhere(embedding))
+    assert estimate.radius == 1.0
+    assert estimate.clusters == 1
+
+
+def test_without_a_cluster_there_is_no_radius() -> None:
+    embedding = torch.zeros(1, 2, 9)
+    text = "mask_or_labels must select at least 5 pixels of some class that hold no NaN or Inf, got no cluster"
+    with pytest.raises(ValueError, match=text):
+        estimate_radius(embedding, torch.zeros(1, 9, dtype=torch.bool))
+    with pytest.raises(ValueError, match=text):
+        estimate_radius(embedding, torch.arange(9)[None])
+    with pytest.raises(ValueError, match=text):
+        estimate_radius(torch.zeros(0, 2, 9), torch.zeros(0, 9, dtype=torch.bool))
+    with pytest.raises(TypeError, match="embedding must be a floating point tensor"):
+        estimate_radius(embedding.long(), torch.ones(1, 9, dtype=torch.bool))
