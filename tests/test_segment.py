@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -129,15 +133,40 @@ def test_a_subclass_of_tensor_gives_the_same() -> None:
     assert torch.equal(named.segmentation.as_subclass(Tensor), expected.segmentation)
 
 
-def test_memory_stays_below_that_of_the_embedding() -> None:
-    embedding, means = (torch.cat([x, x.nan_to_num(), x[:, :2].nan_to_num()], 1) for x in street(1, 600))
-    options: dict[str, Any] = {"things": {2, 3}, "radius": 1.0, "min_thing_area": 20}
-    segment(embedding, means, **options)
-    tracemalloc.start()  # sees the arrays of numpy, which all maps are
-    segment(embedding, means, **options)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 0.75 * embedding.numel() * embedding.element_size()
+def peak_of(call: Callable[[], object]) -> int:
+    """The most bytes that numpy, which holds all maps on the CPU, had allocated at once."""
+    call()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_that_of_the_clustering_and_one_map() -> None:
+    embedding, means = street(1, 600)
+    things = nearest_class_mean(embedding, means)
+    things[things < 2] = -1
+    clustering = peak_of(lambda: cluster_embeddings(embedding, things, radius=1.0, min_size=20))
+    whole = peak_of(lambda: segment(embedding, means, things={2, 3}, radius=1.0, min_thing_area=20))
+    assert whole < clustering + 1.1 * 4 * 600 * 600  # a map of int32, and small things
+
+
+UNCOMPILED = """
+import torch
+from lovasz_embed import segment, segment_means
+embedding = torch.tensor([[[0.0, 0.1, 5.0, 5.1, 5.2, 8.0, float("nan"), 8.5]]])
+means = torch.tensor([[0.0], [6.0]])
+result = segment(embedding, means, things={1}, radius=1.0)
+assert result.segmentation.tolist() == [[1, 1, 2, 2, 2, 3, 0, 3]], result.segmentation
+assert segment_means(result, embedding)[0].shape == (3, 1)
+"""
+
+
+def test_uncompiled_kernels_give_the_same_without_a_warning() -> None:
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-W", "error", "-c", UNCOMPILED], env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize(
