@@ -21,6 +21,7 @@ from .components import connected_components
 from .density_passes import Floats, Found, Ints, Map, Picture
 from .density_tree import LEAST, nearest_means, prototypes, select_clusters
 from .margin import PictureClusters, cluster_picture
+from .margin_crowd import crowding
 
 POINTS = 4096  # core points of a picture with one class; the tree costs their square
 _FEWEST, _MOST = 64, 1024  # core points when a cluster is sampled again
@@ -208,9 +209,12 @@ def _groups(planar: Floats, scale: float, smallest: int, run: Map) -> NDArray[np
     An even background, of any density, has half of them there in one dimension and fewer in more; so has a thread
     of mixed pixels.
     """
-    classes = np.zeros(planar.shape[1], np.int32)
+    # Those of a group all lie within twice the scale of each other: pixels without so many around them are in none.
+    looked, company = crowding(planar, 2 * scale, smallest, math.inf, run)
+    crowded = np.ascontiguousarray(planar[:, looked[company >= smallest]])
+    classes = np.zeros(crowded.shape[1], np.int32)
     groups = cluster_picture(
-        planar, classes, classes.shape, radius=scale, reach=scale, min_size=smallest, connected=False, run=run
+        crowded, classes, classes.shape, radius=scale, reach=scale, min_size=smallest, connected=False, run=run
     )
     inside, around = np.empty(len(groups.sizes), np.int64), np.empty(len(groups.sizes), np.int64)
     kernels.count_around(planar, groups.centres, scale, inside, around)
