@@ -325,6 +325,48 @@ def test_too_many_pairs_are_thinned_out() -> None:
     assert found.tolist() == [100] * 100
 
 
+@pytest.mark.parametrize("connected", [False, True])
+def test_pixels_that_are_not_finite_influence_nothing(connected: bool) -> None:
+    embedding, _ = upsampled_scene()
+    planar, shape = embedding[0].flatten(1).numpy(), embedding.shape[2:]
+    rng = np.random.default_rng(5)
+    broken = rng.choice(planar.shape[1], 500, replace=False)
+    classes = np.zeros(planar.shape[1], np.int32)
+    classes[broken] = -1
+    options = {"radius": 1.3, "reach": 2.6, "min_size": 1, "connected": connected, "run": map_threads}
+    places = margin._places
+    expected = margin.cluster_picture(planar, classes, shape, **options)  # type: ignore[arg-type]
+    planar[rng.integers(0, 8, 500), broken] = rng.choice([np.nan, np.inf, -np.inf], 500)
+    with patch.object(margin, "_places", lambda _, shape: places(classes, shape)):  # the same lattice
+        found = margin.cluster_picture(planar, np.zeros_like(classes), shape, **options)  # type: ignore[arg-type]
+    assert found.invalid == 500
+    assert expected.invalid == 0
+    assert np.array_equal(found.labels, expected.labels)
+    assert np.array_equal(found.centres, expected.centres)
+
+
+def test_the_pixels_of_a_dropped_centre_go_to_the_next() -> None:
+    rng = np.random.default_rng(7)
+    pixels = rng.normal(size=(3, 4000))
+    means = rng.normal(size=(12, 3))
+    centres, _ = Centres(means[:0], np.empty(0, np.int64), 1, axis=0).like(means, np.zeros(12, np.int64))
+    sweep = margin_sweep.Sweep(pixels, np.zeros(4000, np.int32), 1, map_threads)
+    units = sweep.units(centres, 1.0)
+    totals = sweep.assign(centres, 1.0, units)
+    labels = sweep.labels.copy()
+    assert not margin._take_away(sweep, centres, np.ones(12, np.bool_), totals, 1.0, units)  # another sweep is due
+    dropped = np.zeros(12, np.bool_)
+    dropped[np.argsort(totals.counts)[:3]] = True
+    assert margin._take_away(sweep, centres, dropped, totals, 1.0, units)
+    afresh = margin_sweep.Sweep(pixels, np.zeros(4000, np.int32), 1, map_threads)
+    expected = afresh.assign(centres.select(~dropped), 1.0, units.select(~dropped))
+    assert (sweep.labels != labels).any()
+    assert np.array_equal(sweep.labels, np.append(0, np.flatnonzero(~dropped) + 1)[afresh.labels])
+    for name in ("sums", "squares", "counts"):
+        assert np.array_equal(getattr(totals, name)[~dropped], getattr(expected, name))
+        assert not getattr(totals, name)[dropped].any()
+
+
 # Determinism
 
 

@@ -77,10 +77,10 @@ def cluster_picture(
         parent[parts] = labels
         sizes = np.bincount(parts, minlength=len(parent))
         old = _renumber(parts, sizes[1:], min_size)
-        labels, origin, classes_of = parts, origin[parent[old + 1] - 1], classes_of[parent[old + 1] - 1]
-        units = Units.of(origin, reach, len(labels), planar.dtype)
-        totals = sweep.total_up(labels, origin, units)
-        means, variances, sizes = totals.means(units), totals.variances(units, origin), totals.counts
+        labels, sizes = parts, sizes[old + 1]
+        parent = parent[old + 1] - 1
+        means, variances = sweep.measure(labels, origin[parent], sizes)
+        classes_of = classes_of[parent]
     else:
         ones = np.ones(len(lone), np.int64)
         sizes = np.concatenate([found.totals.counts, ones])
@@ -88,8 +88,9 @@ def cluster_picture(
         variances = np.concatenate([found.totals.variances(found.units, origin[: len(centres.means)]), 0.0 * ones])
         old = _renumber(labels, sizes, min_size)
         means, variances, sizes, classes_of = means[old], variances[old], sizes[old], classes_of[old]
-    separation = float(centres.select(found.totals.counts > 0).to_nearest().min(initial=math.inf))
-    apart = separation > 2 * radius and _apart(sweep, lone, centres, radius)
+    alive = centres.select(found.totals.counts > 0)
+    separation = float(alive.to_nearest().min(initial=math.inf))
+    apart = separation > 2 * radius and _apart(sweep, lone, alive, radius)
     return PictureClusters(labels, means, sizes, variances, classes_of, separation, found.invalid, apart=apart)
 
 
@@ -151,11 +152,31 @@ def _search(sweep: Sweep, shape: tuple[int, ...], radius: float, reach: float, m
         # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
         fresh = np.bincount(np.maximum(sweep.labels[unlabelled], 0), minlength=len(later) + 1)[1:]
         keep = ~later | (2 * fresh >= totals.counts)
-        if keep.all() and reach == radius:
+        if reach == radius and _take_away(sweep, centres, ~keep, totals, radius, units):
             return _Found(centres, totals, units, lone, invalid)
         centres = centres.select(keep)
         units = sweep.units(centres, reach)
     return _Found(centres, sweep.assign(centres, reach, units), units, lone, invalid)
+
+
+def _take_away(
+    sweep: Sweep, centres: Centres, dropped: NDArray[np.bool_], totals: Totals, radius: float, units: Units
+) -> bool:
+    """Give the pixels of some centres to the others, as if those had never been; False if they are too many for that.
+
+    All other pixels keep their nearest centre: this is what another sweep would find.
+    """
+    if 8 * int(totals.counts[dropped].sum()) > len(sweep.labels):
+        return False
+    pixels = sweep.labelled(dropped)
+    part = sweep.part(pixels)
+    kept = np.flatnonzero(~dropped)
+    moved = part.assign(centres.select(~dropped), radius, units.select(~dropped))
+    sweep.labels[pixels] = np.append(0, kept + 1)[part.labels]
+    for total, addend in ((totals.sums, moved.sums), (totals.squares, moved.squares), (totals.counts, moved.counts)):
+        total[dropped] = 0
+        total[kept] += addend
+    return True
 
 
 def _settle(sweep: Sweep, modes: Centres, radius: float) -> tuple[Centres, NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from .margin_sweep import Floats, Map
 
 _AXES = 3  # of the grid, at most: more cells are empty, fewer full ones
 _BITS = (14, 7, 5)  # it repeats after 2^bits cells, for 1, 2, 3 axes
-_TASKS = 16
+_TASKS = 128  # the full lines lie side by side: few tasks would hold them all
 
 
 def crowding(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import sweep_kernels
+from . import margin_assign_kernels, sweep_kernels
 from .margin_centres import Centres
 
 Floats = NDArray[np.floating]
@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 Map = Callable[[Callable[[int], Any], range], list[Any]]
 
 CHUNK = 65_536  # pixels per task, at least
+_RIVALS = 4  # neighbours of a centre that are compared with many pixels at once, at most
 _ROOM = 1 << 20  # bytes of sums that all tasks together may always have; else an eighth of the embedding
 
 
@@ -36,6 +37,9 @@ class Units:
         scale = np.minimum(np.exp2(bits - np.ceil(np.log2(bound))), most)
         fine = min(2.0 ** (bits - np.ceil(2 * np.log2(limit))), most)
         return cls(scale, fine)
+
+    def select(self, keep: NDArray[np.bool_]) -> Units:
+        return Units(self.scale[keep], self.fine)
 
 
 @dataclass
@@ -84,6 +88,15 @@ class Sweep:
         found = self.run(self._unlabelled, range(0, len(self.labels), CHUNK))
         return np.concatenate([np.empty(0, np.intp), *found])
 
+    def labelled(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return the indices of the pixels of some centres (K,)."""
+        table = np.concatenate([[False], chosen, [False]])  # labels 0..K, then -1
+
+        def find(begin: int) -> NDArray[np.intp]:
+            return begin + np.flatnonzero(table[self.labels[begin : begin + CHUNK]])
+
+        return np.concatenate([np.empty(0, np.intp), *self.run(find, range(0, len(self.labels), CHUNK))])
+
     def part(self, pixels: NDArray[np.intp]) -> Sweep:
         """Return some of the pixels as a picture of their own, without labels."""
         planar = np.empty((len(self.planar), len(pixels)), self.planar.dtype)
@@ -105,18 +118,24 @@ class Sweep:
         centres = centres.rounded(self.planar.dtype)
         rows = centres.means.astype(dtype)
         columns = np.ascontiguousarray(rows.T)
-        around = centres.neighbours(2.001 * limit)
+        around = centres.neighbours(3 * limit)
         largest = float(np.finfo(dtype).max) / 2
         squared_limit = dtype(min(limit * limit, largest))
-        # A hair below half the distance: rounding must not skip a nearer centre.
-        half = np.minimum((0.4999 * around.nearest) ** 2, largest)
-        sure = np.minimum(half, np.nextafter(squared_limit, dtype(np.inf))).astype(dtype)
+        within = np.nextafter(squared_limit, dtype(np.inf))
+
+        def safe(gap: NDArray[np.float64]) -> NDArray[np.floating]:
+            # A hair below half the distance to the next centre: rounding must not skip a nearer one.
+            return np.minimum(np.minimum((0.4999 * gap) ** 2, largest), within).astype(dtype)
+
+        rivals = (around.gap[:, : min(_RIVALS, around.near.shape[1])] < 2.001 * limit).sum(1)
+        next_gap = np.take_along_axis(around.gap, rivals[:, None], 1)[:, 0]
 
         def chunk(begin: int) -> Totals:
             totals = Totals.zero(*rows.shape)
-            sweep_kernels.assign(
+            margin_assign_kernels.assign(
                 self.planar, self.classes, begin, min(begin + size, len(self.labels)), self.width, rows, columns,
-                centres.first, centres.axis, around.near, around.gap, sure, squared_limit, units.scale, units.fine,
+                centres.first, centres.axis, around.near, around.gap, safe(around.nearest), rivals,
+                safe(next_gap), squared_limit, units.scale, units.fine,
                 self.labels, totals.sums, totals.squares, totals.counts,
             )  # fmt: skip
             return totals
@@ -124,20 +143,27 @@ class Sweep:
         size = self._chunk(rows.size + 2 * len(rows))
         return self._sum(chunk, size, *rows.shape)
 
-    def total_up(self, labels: NDArray[np.int32], origin: NDArray[np.float64], units: Units) -> Totals:
-        """Add up the pixels of clusters that are not those of the last `assign`; `origin` (K, D) lies near them."""
-        rows = origin.astype(self.planar.dtype)
+    def measure(
+        self, labels: NDArray[np.int32], origin: NDArray[np.float64], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean and the variance (mean squared distance to it) of every cluster of `sizes` pixels.
 
-        def chunk(begin: int) -> Totals:
-            totals = Totals.zero(*rows.shape)
-            sweep_kernels.total_up(
-                self.planar, labels, begin, min(begin + size, len(labels)), rows, units.scale, units.fine,
-                totals.sums, totals.squares, totals.counts,
-            )  # fmt: skip
-            return totals
+        `origin` (K, D) lies near the means: offsets from it are small and lose no digits.
+        """
 
-        size = self._chunk(rows.size + 2 * len(rows))
-        return self._sum(chunk, size, *rows.shape)
+        def chunk(begin: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
+            end = min(begin + size, len(labels))
+            sweep_kernels.measure(self.planar, labels, begin, end, origin, sums, squares)
+            return sums, squares
+
+        sums, squares = np.zeros(origin.shape), np.zeros(len(origin))
+        size = self._chunk(origin.size + len(origin))
+        for chunk_sums, chunk_squares in self.run(chunk, range(0, len(labels), size)):
+            sums += chunk_sums
+            squares += chunk_squares
+        offset = sums / sizes[:, None]
+        return origin + offset, np.maximum(squares / sizes - (offset * offset).sum(1), 0.0)
 
     def _sum(self, chunk: Callable[[int], Totals], size: int, count: int, dimensions: int) -> Totals:
         totals = Totals.zero(count, dimensions)

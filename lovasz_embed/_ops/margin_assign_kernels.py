@@ -1,0 +1,324 @@
+"""Numba kernels over all pixels of a picture: give each its nearest centre, and add up what each centre got.
+
+Arrays in, arrays out; the caller allocates what is returned. The embedding is planar (D, P), as networks
+emit it: the loops run along the pixels, where it is contiguous, and the picture is never copied.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .jit import jit
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+Flags = NDArray[np.bool_]
+
+_LONG = 64  # pixels compared with a centre at once; fewer after it changed, so that scattered pixels waste little
+
+
+@jit
+def _from_centre(planar: Floats, begin: int, end: int, centre: Floats, squared: Floats) -> None:
+    """Write the squared distances from `centre` to the pixels `begin` to `end`; loops that vectorise."""
+    base = np.uint64(begin)  # numba trusts that unsigned indices are not negative, and makes vectors
+    count = np.uint64(end - begin)
+    zero = planar.dtype.type(0)
+    for i in range(count):
+        squared[i] = zero
+    for d in range(planar.shape[0]):
+        value = centre[d]
+        for i in range(count):
+            difference = planar[d, base + i] - value
+            squared[i] += difference * difference
+
+
+@jit
+def _add_up(planar: Floats, begin: int, end: int, scale: float, sums: Ints) -> None:
+    """Add the pixels `begin` to `end` in units of 1 / scale: integers, whose order the compiler may change."""
+    factor = planar.dtype.type(scale)
+    for d in range(planar.shape[0]):
+        total = 0
+        for i in range(np.uint64(begin), np.uint64(end)):
+            total += int(planar[d, i] * factor)
+        sums[d] += total
+
+
+@jit
+def _total(values: Floats, begin: int, end: int, scale: float) -> int:
+    """Return the sum of the values `begin` to `end` in units of 1 / scale."""
+    factor = values.dtype.type(scale)
+    total = 0
+    for i in range(np.uint64(begin), np.uint64(end)):
+        total += int(values[i] * factor)
+    return total
+
+
+@jit
+def _like(classes: Ints, begin: int, end: int) -> int:
+    """Return the first index from `begin` on, or `end`, where the class is not that at `begin`."""
+    count = 0
+    for i in range(np.uint64(begin), np.uint64(end)):
+        count += classes[i] == classes[begin]
+    if count == end - begin:  # nearly always: counting has no branch and makes vectors
+        return end
+    while classes[begin + 1] == classes[begin]:
+        begin += 1
+    return begin + 1
+
+
+@jit
+def _sure(squared: Floats, labels: Ints, begin: int, end: int, bound: np.floating) -> bool:
+    """Whether all pixels are closer than `bound` and none is to be passed over; a loop that vectorises."""
+    base = np.uint64(begin)
+    inside = 0
+    for i in range(np.uint64(end - begin)):
+        inside += (squared[i] < bound) & (labels[base + i] >= 0)
+    return inside == end - begin
+
+
+@jit
+def _among_rivals(
+    planar: Floats,
+    begin: int,
+    end: int,
+    rivals: Ints,
+    centres: Floats,
+    sure: np.floating,
+    wide: np.floating,
+    squared: Floats,
+    rival: Floats,
+    test: Floats,
+) -> None:
+    """Write 0 for the pixels `begin` to `end` that surely belong to a centre at the `squared` distances, else `sure`.
+
+    They do within `sure`; and within `wide` if they are nearer to it than to all `rivals`.
+    """
+    count = end - begin
+    zero = planar.dtype.type(0)
+    for i in range(count):
+        test[i] = zero if squared[i] < wide else sure
+    for m in range(rivals.shape[0]):
+        _from_centre(planar, begin, end, centres[rivals[m]], rival)
+        for i in range(count):
+            test[i] = test[i] if squared[i] < rival[i] else sure
+    for i in range(count):
+        test[i] = zero if squared[i] < sure else test[i]
+
+
+@jit
+def _nearest(
+    pixel: Floats,
+    tried: int,
+    at: np.floating,
+    low: int,
+    high: int,
+    centres: Floats,
+    columns: Floats,
+    axis: int,
+    near: Ints,
+    gap: Floats,
+    limit: np.floating,
+    distance: Floats,
+) -> tuple[int, np.floating]:
+    """Return the nearest centre among low..high - 1 within the squared `limit`, or -1, and its squared distance.
+
+    `tried` is a centre at the squared distance `at`, or -1. A centre farther from it than that distance and the
+    limit together, or than twice that distance, cannot be the one; its list of neighbours often holds all others.
+    If not, the centres are compared that are not already too far along one axis. The first of equally near ones wins.
+    """
+    zero = pixel.dtype.type(0)
+    nearest = -1
+    best = limit
+    if tried >= 0:
+        if at <= limit:
+            nearest = tried
+            best = at
+        # Rounding must not cut a centre off, here and below.
+        window = 1.0001 * (np.sqrt(np.float64(at)) + np.sqrt(np.float64(best)))
+        if gap[tried, near.shape[1]] >= window:
+            m = 0
+            while gap[tried, m] < window:
+                k = near[tried, m]
+                total = zero
+                for d in range(pixel.shape[0]):
+                    difference = pixel[d] - centres[k, d]
+                    total += difference * difference
+                if total <= best and (total < best or nearest < 0 or k < nearest):
+                    nearest = k
+                    best = total
+                m += 1
+            return nearest, best
+    window = 1.0001 * np.sqrt(np.float64(best))
+    low = _first_above(columns[axis], low, high, pixel[axis] - window)
+    high = _first_above(columns[axis], low, high, pixel[axis] + window)
+    base = np.uint64(low)
+    count = np.uint64(high - low)
+    for i in range(count):
+        distance[i] = zero
+    for d in range(pixel.shape[0]):
+        value = pixel[d]
+        for i in range(count):
+            difference = value - columns[d, base + i]
+            distance[i] += difference * difference
+    for k in range(high - low):
+        if distance[k] <= best and (distance[k] < best or nearest < 0 or low + k < nearest):
+            nearest = low + k
+            best = distance[k]
+    return nearest, best
+
+
+@jit
+def assign(
+    planar: Floats,
+    classes: Ints,
+    begin: int,
+    end: int,
+    width: int,
+    centres: Floats,
+    columns: Floats,
+    first: Ints,
+    axis: int,
+    near: Ints,
+    gap: Floats,
+    sure: Floats,
+    rivals: Ints,
+    wide: Floats,
+    limit: np.floating,
+    scale: Floats,
+    fine: float,
+    labels: Ints,
+    sums: Ints,
+    squares: Ints,
+    counts: Ints,
+) -> None:
+    """Label the pixels `begin` to `end` with the nearest centre of their class, plus one; 0 beyond the limit.
+
+    The centre of the pixel before is tried first, for a stretch of pixels at once: within half the distance to its
+    nearest other centre no centre is nearer, and nothing need be searched. Then that of the pixel above.
+
+    Args:
+        planar: (D, P) embedding.
+        classes: (P,) class of each pixel, negative where it is not to be labelled.
+        begin: First pixel of the range.
+        end: One past its last pixel.
+        width: The pixel above is so many pixels before; 0 if there is none.
+        centres: (K, D), sorted by class, then by their coordinate `axis`.
+        columns: (D, K), the same transposed.
+        first: (C + 1,), where the centres of each class begin.
+        axis: The coordinate by which centres are sorted.
+        near: (K, M), the nearest other centres of the class, the nearest first.
+        gap: (K, M + 1), their distances, then a bound below those of all others.
+        sure: (K,) squared distance below which a centre is the nearest and within the limit.
+        rivals: (K,) so many of the nearest neighbours are compared at once with a stretch of pixels.
+        wide: (K,) squared distance below which a centre is the nearest unless one of those is, and within the limit.
+        limit: Squared distance beyond which a pixel stays unlabelled.
+        scale: (K,) units of a sum in 1: integers, so that no order of additions changes a bit.
+        fine: Units of a sum of squares in 1.
+        labels: (P,), written. Pixels with a negative label are passed over.
+        sums: (K, D) int64, added to: the pixels of each centre.
+        squares: (K,) int64, added to: their squared distances to the centre.
+        counts: (K,), added to: their number.
+    """
+    dimensions = planar.shape[0]
+    pixel = np.empty(dimensions, planar.dtype)
+    squared = np.empty(_LONG, planar.dtype)  # from centre `current` to the pixels base..top - 1
+    rival = np.empty(_LONG, planar.dtype)
+    verdict = np.empty(_LONG, planar.dtype)
+    test = squared  # below the bound of `current`: it is the centre
+    all_own = False
+    doubted = -1  # the last pixel that was compared one by one, ...
+    won = -1  # ... and its centre
+    distance = np.empty(centres.shape[0], planar.dtype)
+    current = -1
+    base = top = begin
+    ahead = _LONG
+    p = begin
+    while p < end:
+        if p >= top:
+            base = p
+            c = classes[p]
+            top = _like(classes, p, min(p + ahead, end))
+            if c < 0 or first[c] == first[c + 1]:
+                for i in range(base, top):
+                    labels[i] = min(labels[i], 0)
+                p = top
+                continue
+            low, high = first[c], first[c + 1]
+            if current < low or current >= high:
+                current = -1
+            else:
+                _from_centre(planar, base, top, centres[current], squared)
+                all_own = _sure(squared, labels, base, top, sure[current])
+                test = squared
+                if not all_own and rivals[current] > 0:
+                    test = verdict
+                    _among_rivals(
+                        planar, base, top, near[current, : rivals[current]], centres, sure[current], wide[current],
+                        squared, rival, test,
+                    )  # fmt: skip
+        if current >= 0:
+            start = p
+            if all_own:
+                p = top
+            else:
+                bound = sure[current]
+                while p < top and test[p - base] < bound and labels[p] >= 0:
+                    p += 1
+            labels[start:p] = current + 1
+            if p > start:
+                counts[current] += p - start
+                squares[current] += _total(squared, start - base, p - base, fine)
+                _add_up(planar, start, p, scale[current], sums[current])
+            if p == top:
+                ahead = min(2 * ahead, _LONG)
+                continue
+        if labels[p] < 0:
+            p += 1
+            continue
+        for d in range(dimensions):
+            pixel[d] = planar[d, p]
+        tried = current
+        at = squared[p - base] if current >= 0 else limit
+        if (current < 0 or not at <= limit) and width > 0 and p - width >= begin:
+            above = labels[p - width] - 1
+            if above != current and low <= above < high:
+                tried = above
+                at = planar.dtype.type(0)
+                for d in range(dimensions):
+                    difference = pixel[d] - centres[above, d]
+                    at += difference * difference
+        if tried >= 0 and at < sure[tried]:
+            nearest, best = tried, at
+        else:
+            nearest, best = _nearest(pixel, tried, at, low, high, centres, columns, axis, near, gap, limit, distance)
+        if nearest >= 0:
+            labels[p] = nearest + 1
+            counts[nearest] += 1
+            squares[nearest] += int(best * planar.dtype.type(fine))
+            factor = planar.dtype.type(scale[nearest])
+            for d in range(dimensions):
+                sums[nearest, d] += int(pixel[d] * factor)
+        else:
+            labels[p] = 0
+        # Change over where the current centre is out of reach, or another one wins twice in a row.
+        twice = won == nearest and doubted == p - 1
+        if nearest >= 0 and nearest != current and (current < 0 or not squared[p - base] <= limit or twice):
+            current = nearest
+            ahead = max(ahead // 4, 2)
+            top = p + 1
+        won = nearest
+        doubted = p
+        p += 1
+
+
+@jit
+def _first_above(values: Floats, low: int, high: int, bound: float) -> int:
+    """Return the first index in low..high - 1 of sorted `values` that is not below `bound`, or high."""
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
