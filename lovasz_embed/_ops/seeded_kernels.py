@@ -123,7 +123,7 @@ def grow(
 
     A proposal is counted by boxes where they lie inside or outside, and point by point where its border runs through
     a leaf. Points of a leaf that have a label lie before those that have none, and those are counted first: when they
-    are too few the others need not be looked at.
+    are too few the others need not be looked at. The pixels of a rejected proposal take no turn any more.
 
     Args:
         points: (D, n), reordered within leaves.
@@ -148,6 +148,16 @@ def grow(
     """
     dimensions = points.shape[0]
     fresh = end - begin  # points without a label below each node; in a leaf they are its last ones
+    idle = np.ones(classes.shape[0], np.bool_)  # pixels that take no turn, or none any more
+    for turn in range(order.shape[0]):
+        idle[np.int64(order[turn])] = False
+    busy = np.zeros(begin.shape[0], np.int32)  # points that may take one, below each node
+    for node in range(begin.shape[0] - 1, -1, -1):
+        if skip[node] == node + 1:
+            for i in range(begin[node], end[node]):
+                busy[node] += not idle[index[i]]
+        if parent[node] >= 0:
+            busy[parent[node]] += busy[node]
     centre, scale = np.empty(dimensions, np.float64), np.ones(dimensions, np.float64)
     distance = np.empty(leaf, np.float64)
     inside, border = np.empty(begin.shape[0], np.int32), np.empty(begin.shape[0], np.int32)
@@ -155,7 +165,7 @@ def grow(
     clusters = 0
     for turn in range(order.shape[0]):
         p = np.int64(order[turn])
-        if labels[p] != 0:
+        if idle[p]:
             continue
         limit = radius * radius
         if bandwidth.shape[0] == 1:
@@ -196,12 +206,12 @@ def grow(
                     cut += 1
                     most_new += fresh[node]
                 node += 1
-        if new + most_new < min_size or new + most_new <= min_fresh * total:
-            continue
+        rejected = new + most_new < min_size or new + most_new <= min_fresh * total
 
         # Pixels without a label, in the leaves on the border: those of the proposal move to the front.
-        rejected = False
         for j in range(cut):
+            if rejected:
+                break
             node = border[j]
             start = end[node] - fresh[node]
             most_new -= fresh[node]
@@ -217,17 +227,13 @@ def grow(
             new += taken[j]
             total += taken[j]
             rejected = new + most_new < min_size or new + most_new <= min_fresh * total
-            if rejected:
-                break
-        if rejected:
-            continue
 
         # The others: are there too many?
         others = 0
         for j in range(cut):
             others += end[border[j]] - begin[border[j]] - fresh[border[j]]
         for j in range(cut):
-            if new > min_fresh * (total + others):
+            if rejected or new > min_fresh * (total + others):
                 break
             node = border[j]
             last = end[node] - fresh[node]
@@ -236,9 +242,28 @@ def grow(
             for i in range(last - begin[node]):
                 total += distance[i] <= limit
             rejected = new <= min_fresh * total
-            if rejected:
-                break
+
         if rejected:
+            for j in range(cut):
+                node = border[j]
+                start = end[node] - fresh[node]
+                if busy[node] > 0:
+                    _distances(points, start, end[node], centre, scale, distance)
+                    retired = 0
+                    for i in range(start, end[node]):
+                        if distance[i - start] <= limit and not idle[index[i]]:
+                            idle[index[i]] = True
+                            retired += 1
+                    _take(busy, parent, node, retired)
+            for j in range(within):
+                node = inside[j]
+                if busy[node] > 0:
+                    _take(busy, parent, parent[node], busy[node])
+                    for leaf_node in range(node, skip[node]):
+                        if skip[leaf_node] == leaf_node + 1 and busy[leaf_node] > 0:
+                            for i in range(end[leaf_node] - fresh[leaf_node], end[leaf_node]):
+                                idle[index[i]] = True
+                        busy[leaf_node] = 0
             continue
 
         grown_from[clusters] = p
@@ -246,17 +271,24 @@ def grow(
         for j in range(cut):
             node = border[j]
             start = end[node] - fresh[node]
+            retired = 0
             for i in range(start, start + taken[j]):
                 labels[index[i]] = clusters
+                retired += not idle[index[i]]
+                idle[index[i]] = True
             _take(fresh, parent, node, taken[j])
+            _take(busy, parent, node, retired)
         for j in range(within):
             node = inside[j]
             _take(fresh, parent, parent[node], fresh[node])
-            for below_node in range(node, skip[node]):
-                if skip[below_node] == below_node + 1:
-                    for i in range(end[below_node] - fresh[below_node], end[below_node]):
+            _take(busy, parent, parent[node], busy[node])
+            for leaf_node in range(node, skip[node]):
+                if skip[leaf_node] == leaf_node + 1:
+                    for i in range(end[leaf_node] - fresh[leaf_node], end[leaf_node]):
                         labels[index[i]] = clusters
-                fresh[below_node] = 0
+                        idle[index[i]] = True
+                fresh[leaf_node] = 0
+                busy[leaf_node] = 0
     return clusters
 
 

@@ -80,7 +80,7 @@ def cluster_embeddings(
     is. One after the other, the pixels whose seed is at least `min_seed` and that no cluster has taken, highest
     seed first, propose all pixels of their class within their bandwidth r, {x: sum_d (x_d - s_d)² / r_d² <= 1} around
     the pixel's embedding s. If at least `min_size` of those, and more than the share `min_fresh`, belong to no
-    cluster yet, these become one. A cluster never loses a pixel to a later one.
+    cluster yet, these become one, for good. Otherwise none of them proposes any more, but others may take them.
 
     **method="density"**, for embeddings without a known radius: clusters are the dense regions that last longest
     while the required density rises (HDBSCAN*, on a sample), and each extends as far as its own pixels do.
