@@ -133,6 +133,21 @@ def test_pixels_beside_a_boundary_get_the_class_of_float64(far: float) -> None:
     assert (single != expected)[decided].any(), "these pixels are no test"
 
 
+def test_pixels_about_the_reject_radius_are_decided_as_in_float64() -> None:
+    """By scores alone, float32 would err by some 1e-3 of the squared radius at this distance from the centre."""
+    means = 100 * torch.randn(5, 8)
+    owner = torch.randint(0, 5, (1 << 14,))
+    away = torch.randn(len(owner), 8)
+    away *= (0.5 + 1e-6 * torch.randn(len(owner), 1)) / away.norm(dim=1, keepdim=True)
+    embedding = (means[owner] + away).T[None].contiguous()
+    squares = (embedding[0].T.double() - means[owner].double()).square().sum(1)
+    expected = torch.where(squares <= 0.25, owner, NO_CLASS)
+    assert 0.2 < (expected == NO_CLASS).double().mean() < 0.8
+    decided = (squares - 0.25).abs() > 1e-12  # float64 of numbers below 1000, whose differences are exact
+    got = nearest_class_mean(embedding, means, impl="numba", reject_radius=0.5)
+    assert torch.equal(got[0][decided], expected[decided])
+
+
 @pytest.mark.parametrize("impl", ["reference", "numba"])
 def test_means_that_lie_together_far_from_the_origin_keep_apart(impl: str) -> None:
     """Squared norms are multiples of 128 there, in float32: most pixels would go astray by them."""

@@ -321,6 +321,7 @@ def test_maps_of_several_tasks_are_counted_as_one() -> None:
     shape = (2, 700, 600)
     semantic, clusters = torch.randint(0, 5, shape), torch.randint(0, 50, (2, 7, 600)).repeat_interleave(100, 1)
     clusters[1] += 3000
+    semantic[0, -1, 7:], semantic[0, -1, 11] = 6, 5  # stuff of the last task alone
     given_to_both = semantic, clusters.int(), frozenset({1, 3, 4}), None, (100, 0), VOID
     by_tables = assembly._by_tables(*given_to_both)
     assert by_tables is not None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.panoptic import PanopticResult, assemble, segment
 from lovasz_embed.prototypes import nearest_class_mean
 
-SHAPES = [(0, 2, 3, 4), (1, 3, 0), (1, 1, 30), (1, 3, 5, 8), (2, 2, 6, 7), (3, 4, 20), (1, 2, 3, 4, 5)]
+SHAPES = [(1, 1, 30), (1, 3, 5, 8), (2, 2, 6, 7), (3, 4, 20), (1, 2, 3, 4, 5)]
 
 
 def by_parts(embedding: Tensor, means: Tensor, *, things: Any, ignore_index: int = 255, **options: Any) -> Any:
@@ -40,6 +40,7 @@ def by_parts(embedding: Tensor, means: Tensor, *, things: Any, ignore_index: int
     )
 
 
+@settings(max_examples=max(250, settings().max_examples))  # many options, which take effect together
 @given(st.data())
 def test_the_fused_way_equals_its_parts(data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from(SHAPES))
@@ -79,6 +80,21 @@ def test_the_fused_way_equals_its_parts(data: st.DataObject) -> None:
     for ids, segments in zip(got.segmentation, got.segments, strict=True):
         assert ids.unique().tolist() == sorted({*([0] if (ids == 0).any() else []), *(s.id for s in segments)})
         assert all(s.area == int((ids == s.id).sum()) for s in segments)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 4), (1, 3, 0), (2, 3, 0, 4), (1, 1, 1)])
+def test_empty_batches_and_single_pixels_work(shape: tuple[int, ...]) -> None:
+    for things in (set(), {0}, {0, 1}):
+        got = segment(torch.zeros(shape), torch.zeros(2, shape[1]), things=things, radius=1.0)
+        assert got == by_parts(torch.zeros(shape), torch.zeros(2, shape[1]), things=things, radius=1.0)
+        assert got.segmentation.shape == (shape[0], *shape[2:])
+
+
+def test_a_category_numbered_as_void_is_void() -> None:
+    embedding, means = torch.tensor([[[0.0, 0.0, 5.0, 5.0]]]), torch.tensor([[0.0], [5.0]])
+    for things in ({0}, {1}, {0, 1}):
+        result = segment(embedding, means, things=things, radius=1.0, ignore_index=0)
+        assert result.segmentation.tolist() == [[0, 0, 1, 1]]
 
 
 def street(batch: int = 1, size: int = 300) -> tuple[Tensor, Tensor]:

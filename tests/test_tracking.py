@@ -246,6 +246,12 @@ def test_more_pairs_go_before_a_smaller_sum() -> None:
     assert ids_of(told, "car_b") == [2, 2]
 
 
+def test_distances_are_summed_squared() -> None:
+    """Two pairs at about 3, of sum 6.1, against one at 0 and one at 5.4."""
+    things, tracks = np.array([[0.0, 0.0], [-1.75, 2.5]]), np.array([[3.0, 0.0], [0.0, 0.0]])
+    assert match(things, tracks, 9.0) == [(0, 0), (1, 1)]
+
+
 @st.composite
 def points(draw: st.DrawFn) -> np.ndarray:
     count, values = draw(st.integers(1, 4)), st.integers(-10, 10)
