@@ -37,13 +37,3 @@ def compact(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]
     table = np.full(end + 1, -1, np.int32)
     table[ids] = np.arange(len(ids))
     return table[labels], ids
-
-
-def drop_invalid(planar: Floats, classes: NDArray[np.int32]) -> int:
-    """Take pixels that hold NaN or Inf out of the `classes`, in place; return how many there were."""
-    before = int(np.count_nonzero(classes >= 0))
-    for plane in planar:  # plane by plane, to save memory
-        finite = np.isfinite(plane)
-        if not finite.all():
-            classes[~finite] = -1
-    return before - int(np.count_nonzero(classes >= 0))

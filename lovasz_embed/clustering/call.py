@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,31 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_embed import _check
+from lovasz_embed._ops.density import cluster_picture_by_density
 from lovasz_embed._ops.labels import as_labels
 from lovasz_embed._ops.margin import Map, PictureClusters, cluster_picture
 from lovasz_embed._ops.seeded import cluster_picture_by_seeds
 from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering._options import Options
-from lovasz_embed.clustering._pictures import compact, drop_invalid, planar
+from lovasz_embed.clustering._pictures import compact, planar
 from lovasz_embed.clustering.result import Clusters
 
-
-def _margin(pixels: Any, classes: Any, shape: Any, **options: Any) -> PictureClusters:
-    invalid = drop_invalid(pixels, classes)
-    clusters = cluster_picture(pixels, classes, shape, **options)
-    return replace(clusters, invalid=clusters.invalid + invalid)
-
-
-def _density(*picture: Any, **options: Any) -> PictureClusters:
-    from lovasz_embed._ops.density import cluster_picture_by_density
-
-    return cluster_picture_by_density(*picture, **options)
-
-
 _METHODS: dict[str, Callable[..., PictureClusters]] = {
-    "margin": _margin,
+    "margin": cluster_picture,
     "seeded": cluster_picture_by_seeds,
-    "density": _density,
+    "density": cluster_picture_by_density,
 }
 
 
