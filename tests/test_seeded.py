@@ -191,6 +191,17 @@ def test_the_most_confident_pixel_goes_first_and_equal_seeds_in_scan_order(
     assert ties.labels.tolist() == [[1, 1, 2, 2, 3]]
 
 
+def test_half_is_not_more_than_half_also_where_the_border_runs_around_all_points_of_a_box() -> None:
+    # All four pixels are within 1 of the third, the corner (0.95, 0.5) of their box is not.
+    embedding = torch.tensor([[[0.95, 0.8, 0.0, 0.0], [0.0, 0.5, 0.0, 0.3]]])
+    bandwidth = torch.tensor([[[0.6, 0.6, 1.0, 1.0]]])
+    clusters = grow(embedding, line(0.9, 0.1, 0.8, 0.1), bandwidth=bandwidth)
+    assert clusters.labels.tolist() == [[1, 1, 0, 0]]
+    assert grow(embedding, line(0.9, 0.1, 0.8, 0.1), bandwidth=bandwidth, min_fresh=0.49).labels.tolist() == [
+        [1, 1, 2, 2]
+    ]
+
+
 def test_a_cluster_keeps_its_pixels() -> None:
     # The second proposal holds the pixel at 1.0 as well, which is nearer to it; the first cluster was surer.
     embedding = line(0, 0.2, 1.0, 1.9, 1.9)
