@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,9 +43,9 @@ FULL = Axes(
     default_instances=50,
 )
 SMOKE = Axes(
-    pixels=[2**12, 2**14],
+    pixels=[2**12],
     dims=(2,),
-    instances=(3,),
+    instances=(),
     default_pixels=2**12,
     default_dims=4,
     default_instances=6,
@@ -156,10 +158,16 @@ class Race:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+            start_new_session=True,  # with the workers that a library may start: they must stop with it
         )
+
+        def stop() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
         said: list[dict[str, Any]] = []
         complaint: list[str] = []
-        timer = threading.Timer(_START_S, child.kill)
+        timer = threading.Timer(_START_S, stop)
         timer.start()
         reader = threading.Thread(target=lambda: complaint.append(child.stderr.read() if child.stderr else ""))
         reader.start()
@@ -168,10 +176,11 @@ class Race:
             said.append(json.loads(text))
             if "ready" in said[-1] or "seconds" in said[-1]:
                 timer.cancel()  # a new limit: one more repeat, and scores and memory at the end
-                timer = threading.Timer(self.limit_s * (1 if "ready" in said[-1] else 3), child.kill)
+                timer = threading.Timer(self.limit_s * (1 if "ready" in said[-1] else 3), stop)
                 timer.start()
         child.wait()
         timer.cancel()
+        stop()
         reader.join()
         seconds = tuple(entry["seconds"] for entry in said if "seconds" in entry)
         last: Mapping[str, Any] = said[-1] if said and "ari" in said[-1] else {}

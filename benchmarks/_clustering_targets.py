@@ -80,10 +80,11 @@ def growth_row(setting: Setting, few: int, many: int) -> Iterator[Row]:
     linear = many / few
     yield Row(
         f"growth of margin from {few} to {many} pixels",
-        f"{linear:g} times the pixels",
-        "at most linear",
+        f"{linear:g} times the pixels, {linear:g} times the time",
+        "at most 1 x linear",
         ratio / linear,
         ratio <= linear if many == 2**23 else None,
+        unit=" x linear",
         details=tuple(_words(name, s) for name, s in zip((f"{few} pixels", f"{many} pixels"), seconds, strict=True)),
     )
 
