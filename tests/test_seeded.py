@@ -345,6 +345,16 @@ def test_margin_ok_says_whether_radii_do_not_touch(gap: float, ok: bool) -> None
     assert apart.margin_ok == (True,)
 
 
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize(("values", "ok"), [((0, 0.9, 3.3, 2.4), True), ((0, 0.9, 2.8, 1.95), False)])
+def test_margin_ok_looks_at_means_of_whole_clusters(values: tuple[float, ...], ok: bool, connected: bool) -> None:
+    # Means are 2.4 apart, then 1.925; what they grew from is farther apart, their nearest pixels are closer.
+    embedding, seeds = line(*values), line(0.9, 0.1, 0.9, 0.1)
+    clusters = grow(embedding, seeds, radius=1.0, connected=connected)
+    assert clusters.labels.tolist() == [[1, 1, 2, 2]]
+    assert clusters.margin_ok == (ok,)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(0, 30))
 def test_margin_ok_is_what_all_pairs_say(seed: int, dimensions: int, count: int) -> None:
     rng = np.random.default_rng(seed)
