@@ -345,26 +345,69 @@ def test_pixels_that_are_not_finite_influence_nothing(connected: bool) -> None:
     assert np.array_equal(found.centres, expected.centres)
 
 
-def test_the_pixels_of_a_dropped_centre_go_to_the_next() -> None:
-    rng = np.random.default_rng(7)
-    pixels = rng.normal(size=(3, 4000))
-    means = rng.normal(size=(12, 3))
-    centres, _ = Centres(means[:0], np.empty(0, np.int64), 1, axis=0).like(means, np.zeros(12, np.int64))
-    sweep = margin_sweep.Sweep(pixels, np.zeros(4000, np.int32), 1, map_threads)
-    units = sweep.units(centres, 1.0)
-    totals = sweep.assign(centres, 1.0, units)
-    labels = sweep.labels.copy()
-    assert not margin._take_away(sweep, centres, np.ones(12, np.bool_), totals, 1.0, units)  # another sweep is due
+def scattered(seed: int) -> tuple[NDArray[np.float64], Centres]:
+    """Return pixels (3, 4000) of two classes and 12 centres among them, with too little room for all."""
+    rng = np.random.default_rng(seed)
+    nothing = Centres(np.empty((0, 3)), np.empty(0, np.int64), 2, axis=1)
+    return rng.normal(size=(3, 4000)), nothing.like(rng.normal(size=(12, 3)), np.arange(12) // 6)[0]
+
+
+def state_of(pixels: NDArray[np.float64], centres: Centres) -> margin._State:
+    classes = np.arange(4000, dtype=np.int32) // 37 % 3 - 1
+    state = margin._State(margin_sweep.Sweep(pixels, classes, 2, map_threads), centres, 1.0)
+    state.again(1.0)
+    return state
+
+
+def agree(state: margin._State, expected: margin._State, chosen: NDArray[np.intp]) -> None:
+    """Check that `state` is `expected`, whose centres are those `chosen` of it."""
+    assert np.array_equal(state.sweep.labels, np.append(0, chosen + 1)[expected.sweep.labels])
+    assert np.array_equal(state.totals.counts[chosen], expected.totals.counts)
+    assert state.totals.counts.sum() == expected.totals.counts.sum()
+    unit = 1e-9  # the centres' fixed points may differ: 2^48 units and 4000 pixels here
+    assert np.abs(state.totals.means(state.units)[chosen] - expected.totals.means(expected.units)).max() < unit
+    variances = state.totals.variances(state.units, state.centres.means)[chosen]
+    assert np.abs(variances - expected.totals.variances(expected.units, expected.centres.means)).max() < unit
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dropping_centres_is_as_if_they_had_never_been(seed: int) -> None:
+    pixels, centres = scattered(seed)
+    state = state_of(pixels, centres)
     dropped = np.zeros(12, np.bool_)
-    dropped[np.argsort(totals.counts)[:3]] = True
-    assert margin._take_away(sweep, centres, dropped, totals, 1.0, units)
-    afresh = margin_sweep.Sweep(pixels, np.zeros(4000, np.int32), 1, map_threads)
-    expected = afresh.assign(centres.select(~dropped), 1.0, units.select(~dropped))
-    assert (sweep.labels != labels).any()
-    assert np.array_equal(sweep.labels, np.append(0, np.flatnonzero(~dropped) + 1)[afresh.labels])
-    for name in ("sums", "squares", "counts"):
-        assert np.array_equal(getattr(totals, name)[~dropped], getattr(expected, name))
-        assert not getattr(totals, name)[dropped].any()
+    dropped[np.argsort(state.totals.counts)[:2]] = True
+    assert state.drop(dropped, 1.0)
+    agree(state, state_of(pixels, centres.select(~dropped)), np.flatnonzero(~dropped))
+    assert not state.drop(~dropped, 1.0)  # so many pixels take a sweep
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_joining_centres_is_as_if_they_had_always_been(seed: int) -> None:
+    pixels, centres = scattered(seed)
+    later = np.arange(12) % 3 == 1
+    state = state_of(pixels, centres.select(~later))
+    before = state.sweep.labels.copy()
+    open_pixels = state.sweep.unlabelled()
+    found, stolen = state.join(centres.select(later), state.sweep.part(open_pixels), open_pixels, 1.0)
+    assert np.array_equal(found, later)
+    taken = state.sweep.labels[before > 0]
+    assert np.array_equal(stolen[later], np.bincount(taken, minlength=13)[1:][later])
+    assert not stolen[~later].any()
+    agree(state, state_of(pixels, centres), np.arange(12))
+    assert ((before > 0) & (state.sweep.labels != before)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_moved_centres_hold_the_same_pixels_around_another_point(seed: int) -> None:
+    pixels, centres = scattered(seed)
+    state = state_of(pixels, centres)
+    means = state.totals.means(state.units)
+    variances = state.totals.variances(state.units, centres.means)
+    state.totals.shift(state.units, centres.means, means)
+    held = state.totals.counts > 0
+    # Around the mean, the sum of squares alone is the variance.
+    alone = state.totals.squares[held] / state.units.fine / state.totals.counts[held]
+    assert np.abs(alone - variances[held]).max() < 1e-9
 
 
 # Determinism

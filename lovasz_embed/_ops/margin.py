@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ MAX_CENTRES = 4_096  # of one class in one picture; beyond, the embedding is noi
 # The second look takes all pixels that are left of a class, or of their pairs so many, whichever is more:
 SECOND = 1 << 20, 1 << 26  # both hold 2 MAX_CENTRES pixels: at least half of them share an instance with another
 _SECOND_SHARE = 1 / 4, 64  # per pixel of the picture: linear time for any picture
+_SHARE = 8  # one in so many pixels of a large picture, to tell where the means are
+_AT_REST = 0.1  # radii: a centre that was farther from the mean of its pixels is sought once more
+_MANY = 16  # more than one pixel in so many is a matter of a sweep over all
 
 
 @dataclass(frozen=True)
@@ -125,58 +128,153 @@ class _Found:
 
 def _search(sweep: Sweep, shape: tuple[int, ...], radius: float, reach: float, min_size: int) -> _Found:
     """Find the centres among a lattice of pixels, then among all that they leave, and label every pixel."""
+    state = _first_centres(sweep, shape, radius, max(radius, reach))
+    if not state.drop(state.totals.counts < min_size, radius):
+        state.again(radius)
+    unlabelled = sweep.unlabelled()
+    state.give(unlabelled, radius)  # centres have moved: most pixels on the rim of an instance find theirs now
+    unlabelled = unlabelled[sweep.labels[unlabelled] == 0]
+    rest = sweep.part(unlabelled)
+    finite = np.logical_and.reduce(np.isfinite(rest.planar))
+    invalid = len(unlabelled) - int(np.count_nonzero(finite))
+    if invalid:
+        rest, unlabelled = rest.part(np.flatnonzero(finite)), unlabelled[finite]
+    late, sizes, lone = _look_again(rest, len(sweep.labels), state.living(), radius, min_size)
+    sweep.labels[unlabelled[lone]] = rest.labels[lone] = -1  # taken: nobody looks at them again
+    if (sizes >= min_size).any():
+        later, stolen = state.join(late.select(sizes >= min_size), rest, unlabelled, radius)
+        # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
+        if not state.drop(later & (2 * stolen > state.totals.counts), radius):
+            state.again(radius)
+    if reach > radius:
+        state.give(unlabelled[sweep.labels[unlabelled] == 0], reach)
+    elif reach < radius:
+        state.again(reach)
+    return _Found(state.centres, state.totals, state.units, unlabelled[lone], invalid)
+
+
+def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, limit: float) -> _State:
+    """Find modes among a lattice of pixels, move them to the mean of their pixels, and label every pixel."""
     points, owners = _lattice(sweep, shape)
     # The coordinate that tells most pixels apart tells most centres apart.
     axis = int(np.argmax(points.var(0))) if len(points) else 0
     nothing = Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
     modes = [_modes(points[owners == c], nothing.means, radius, 2)[0] for c in range(sweep.class_count)]
-    centres, sizes = _settle(sweep, _gather(modes, nothing), radius)
-    unlabelled = sweep.unlabelled()
-    rest = sweep.part(unlabelled)
-    finite = np.logical_and.reduce(np.isfinite(rest.planar))
-    invalid = len(unlabelled) - int(np.count_nonzero(finite))
-    rest.assign(centres, radius)  # they have moved: most pixels on the rim of an instance are not left any more
-    left = np.flatnonzero((rest.labels == 0) & finite)
-    rest, unlabelled = rest.part(left), unlabelled[left]
-    more, more_sizes, lone = _look_again(rest, len(sweep.labels), centres, radius, min_size)
-    lone = unlabelled[lone]
-    sweep.labels[lone] = -1  # taken: no sweep looks at them again
-    centres, order = centres.join(more)
-    sizes = np.append(sizes, more_sizes)[order]
-    later = order >= len(order) - len(more_sizes)
-    large = sizes >= min_size
-    centres, later = centres.select(large), later[large]
-    units = sweep.units(centres, reach)
-    if later.any():
-        totals = sweep.assign(centres, radius, units)
-        # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
-        fresh = np.bincount(np.maximum(sweep.labels[unlabelled], 0), minlength=len(later) + 1)[1:]
-        keep = ~later | (2 * fresh >= totals.counts)
-        if reach == radius and _take_away(sweep, centres, ~keep, totals, radius, units):
-            return _Found(centres, totals, units, lone, invalid)
-        centres = centres.select(keep)
-        units = sweep.units(centres, reach)
-    return _Found(centres, sweep.assign(centres, reach, units), units, lone, invalid)
+    state = _State(sweep, _gather(modes, nothing), limit)
+    state.again(radius, share=_SHARE)
+    state.start_from_means()
+    state.again(radius)
+    state.move(radius)
+    return state
 
 
-def _take_away(
-    sweep: Sweep, centres: Centres, dropped: NDArray[np.bool_], totals: Totals, radius: float, units: Units
-) -> bool:
-    """Give the pixels of some centres to the others, as if those had never been; False if they are too many for that.
+class _State:
+    """Centres, the labels of all pixels, and what the centres hold; a centre that was dropped holds nothing."""
 
-    All other pixels keep their nearest centre: this is what another sweep would find.
-    """
-    if 8 * int(totals.counts[dropped].sum()) > len(sweep.labels):
-        return False
-    pixels = sweep.labelled(dropped)
-    part = sweep.part(pixels)
-    kept = np.flatnonzero(~dropped)
-    moved = part.assign(centres.select(~dropped), radius, units.select(~dropped))
-    sweep.labels[pixels] = np.append(0, kept + 1)[part.labels]
-    for total, addend in ((totals.sums, moved.sums), (totals.squares, moved.squares), (totals.counts, moved.counts)):
-        total[dropped] = 0
-        total[kept] += addend
-    return True
+    def __init__(self, sweep: Sweep, centres: Centres, limit: float) -> None:
+        self.sweep = sweep
+        self.limit = limit  # the farthest that any pixel will be from its centre
+        self._set(centres)
+
+    def _set(self, centres: Centres) -> None:
+        self.centres = centres
+        self.units = self.sweep.units(centres, self.limit)
+        self.totals = Totals.zero(*centres.means.shape)
+        self.dropped = np.zeros(len(centres.means), np.bool_)
+
+    def living(self) -> Centres:
+        return self.centres.select(self.totals.counts > 0)
+
+    def again(self, limit: float, share: int = 1) -> None:
+        """Label all pixels, or a share of them, afresh."""
+        centres = self.centres.select(~self.dropped)
+        self._set(centres.like(centres.means, centres.classes)[0])
+        self.totals = self.sweep.assign(self.centres, limit, self.units, share)
+
+    def _means(self) -> NDArray[np.float64]:
+        return np.where(self.totals.counts[:, None] > 0, self.totals.means(self.units), self.centres.means)
+
+    def start_from_means(self) -> None:
+        """Move the centres to the mean of their pixels and forget these; those that have none stay."""
+        self._set(replace(self.centres, means=self._means()))
+
+    def move(self, radius: float) -> None:
+        """Move the centres to the mean of their pixels; those that move far are dropped, to be found again.
+
+        If they have many pixels, all pixels are labelled once more instead.
+        """
+        moved = replace(self.centres, means=self._means())
+        way = moved.means - self.centres.means
+        far = np.sqrt((way * way).sum(1)) > _AT_REST * radius
+        if _MANY * int(self.totals.counts[far].sum()) > len(self.sweep.labels):
+            self._set(moved)
+            self.again(radius)
+            return
+        dtype = self.sweep.planar.dtype
+        self.totals.shift(self.units, self.centres.rounded(dtype).means, moved.rounded(dtype).means)
+        self.centres = moved
+        self.drop(far, radius)
+
+    def _release(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Drop centres and return their pixels, which are without a label then."""
+        pixels = self.sweep.labelled(chosen & (self.totals.counts > 0))
+        self.sweep.labels[pixels] = 0
+        for total in (self.totals.sums, self.totals.squares, self.totals.counts):
+            total[chosen] = 0
+        self.dropped |= chosen
+        return pixels
+
+    def drop(self, chosen: NDArray[np.bool_], limit: float) -> bool:
+        """Drop centres and give their pixels to the others; False if that takes a sweep over all pixels.
+
+        All other pixels keep their nearest centre: the labels are those of such a sweep.
+        """
+        if _MANY * int(self.totals.counts[chosen].sum()) > len(self.sweep.labels):
+            self.dropped |= chosen
+            return False
+        self.give(self._release(chosen), limit)
+        return True
+
+    def give(self, pixels: NDArray[np.intp], limit: float) -> None:
+        """Give some pixels that belong to no centre to the nearest within `limit`."""
+        if not len(pixels):
+            return
+        kept = np.flatnonzero(~self.dropped)
+        centres, order = self.centres.like(self.centres.means[kept], self.centres.classes[kept])
+        kept = kept[order]
+        part = self.sweep.part(pixels)
+        units = Units(self.units.scale[kept], self.units.fine)
+        self.totals.add(part.assign(centres, limit, units), kept)
+        self.sweep.labels[pixels] = np.append(0, kept + 1)[part.labels]
+
+    def join(
+        self, late: Centres, rest: Sweep, pixels: NDArray[np.intp], radius: float
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Add centres that were found among the `rest`, the `pixels` that have none.
+
+        All pixels have their nearest centre then. Return which of the centres are new (K,), and how many pixels each
+        took from others (K,).
+        """
+        alive = ~self.dropped & (self.totals.counts > 0)
+        centres, order = self.centres.select(alive).join(late)
+        later = order >= alive.sum()
+        new = np.zeros(len(alive), np.int64)
+        new[np.flatnonzero(alive)[order[~later]]] = np.flatnonzero(~later)
+        units = self.sweep.units(centres, self.limit)
+        units.scale[~later] = self.units.scale[alive][order[~later]]  # what was added up before stays valid
+        totals = self.totals.join(alive, order)
+        stolen = self.sweep.take_over(centres, later, new, radius, units, totals)
+        self._set(centres)
+        self.units = units
+        if stolen is None:
+            self.again(radius)
+            taken = np.maximum(self.sweep.labels[pixels], 0)
+            stolen = self.totals.counts - np.bincount(taken, minlength=len(later) + 1)[1:]
+        else:
+            totals.add(rest.assign(centres, radius, units))
+            self.sweep.labels[pixels] = rest.labels
+            self.totals = totals
+        return later, stolen
 
 
 def _settle(sweep: Sweep, modes: Centres, radius: float) -> tuple[Centres, NDArray[np.int64]]:

@@ -202,7 +202,8 @@ def assign(
         classes: (P,) class of each pixel, negative where it is not to be labelled.
         begin: First pixel of the range.
         end: One past its last pixel.
-        width: The pixel above is so many pixels before; 0 if there is none.
+        width: The pixel above is so many pixels before; 0 if pixels that follow one another have nothing in common:
+            then each is compared with all centres that come into question.
         centres: (K, D), sorted by class, then by their coordinate `axis`.
         columns: (D, K), the same transposed.
         first: (C + 1,), where the centres of each class begin.
@@ -303,7 +304,12 @@ def assign(
             labels[p] = 0
         # Change over where the current centre is out of reach, or another one wins twice in a row.
         twice = won == nearest and doubted == p - 1
-        if nearest >= 0 and nearest != current and (current < 0 or not squared[p - base] <= limit or twice):
+        if (
+            width > 0
+            and nearest >= 0
+            and nearest != current
+            and (current < 0 or not squared[p - base] <= limit or twice)
+        ):
             current = nearest
             ahead = max(ahead // 4, 2)
             top = p + 1
@@ -322,3 +328,93 @@ def _first_above(values: Floats, low: int, high: int, bound: float) -> int:
         else:
             high = middle
     return low
+
+
+@jit
+def take_over(
+    planar: Floats,
+    labels: Ints,
+    begin: int,
+    end: int,
+    new: Ints,
+    centres: Floats,
+    rivals: Ints,
+    rival_count: Ints,
+    scale: Floats,
+    fine: float,
+    sums: Ints,
+    squares: Ints,
+    counts: Ints,
+    stolen: Ints,
+) -> None:
+    """Number labels anew after centres joined, and give the pixels `begin` to `end` that lie nearer to one to it.
+
+    Args:
+        planar: (D, P) embedding.
+        labels: (P,) nearest of the former centres, plus one, overwritten; 0 and below stay.
+        begin: First pixel of the range.
+        end: One past its last pixel.
+        new: The new number of each former centre.
+        centres: (K, D), by their new number; the lower one wins ties.
+        rivals: (K, M), centres that joined and might be nearer to some pixel of a centre.
+        rival_count: (K,), how many those are.
+        scale: As of `assign`.
+        fine: As of `assign`.
+        sums: As of `assign`; what moves is taken from one centre and added to another.
+        squares: As of `assign`.
+        counts: As of `assign`.
+        stolen: (K,), added to: how many pixels each centre took.
+    """
+    squared = np.empty(_LONG, planar.dtype)
+    other = np.empty(_LONG, planar.dtype)
+    best = np.empty(_LONG, planar.dtype)
+    winner = np.empty(_LONG, np.int64)
+    p = begin
+    while p < end:
+        top = _like(labels, p, min(p + _LONG, end))
+        if labels[p] <= 0:
+            p = top
+            continue
+        k = new[labels[p] - 1]
+        size = top - p
+        for i in range(p, top):
+            labels[i] = k + 1
+        if rival_count[k] > 0:
+            _from_centre(planar, p, top, centres[k], squared)
+            best[:size] = squared[:size]
+            winner[:size] = k
+            for m in range(rival_count[k]):
+                rival = rivals[k, m]
+                _from_centre(planar, p, top, centres[rival], other)
+                for i in range(size):
+                    if other[i] < best[i] or (other[i] == best[i] and rival < winner[i]):
+                        best[i] = other[i]
+                        winner[i] = rival
+            for i in range(size):
+                if winner[i] != k:
+                    j = winner[i]
+                    labels[p + i] = j + 1
+                    counts[k] -= 1
+                    counts[j] += 1
+                    stolen[j] += 1
+                    squares[k] -= int(squared[i] * planar.dtype.type(fine))
+                    squares[j] += int(best[i] * planar.dtype.type(fine))
+                    for d in range(planar.shape[0]):
+                        sums[k, d] -= int(planar[d, p + i] * planar.dtype.type(scale[k]))
+                        sums[j, d] += int(planar[d, p + i] * planar.dtype.type(scale[j]))
+        p = top
+
+
+@jit
+def pixels_of(labels: Ints, begin: int, end: int, chosen: Flags, pixels: Ints) -> int:
+    """Write the indices of the pixels `begin` to `end` whose label is `chosen` (K + 1,), from 0; return how many."""
+    count = 0
+    p = begin
+    while p < end:
+        top = _like(labels, p, min(p + _LONG, end))
+        if labels[p] >= 0 and chosen[labels[p]]:
+            for i in range(p, top):
+                pixels[count] = i
+                count += 1
+        p = top
+    return count

@@ -38,9 +38,6 @@ class Units:
         fine = min(2.0 ** (bits - np.ceil(2 * np.log2(limit))), most)
         return cls(scale, fine)
 
-    def select(self, keep: NDArray[np.bool_]) -> Units:
-        return Units(self.scale[keep], self.fine)
-
 
 @dataclass
 class Totals:
@@ -54,10 +51,26 @@ class Totals:
     def zero(cls, count: int, dimensions: int) -> Totals:
         return cls(np.zeros((count, dimensions), np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64))
 
-    def add(self, other: Totals) -> None:
-        self.sums += other.sums
-        self.squares += other.squares
-        self.counts += other.counts
+    def add(self, other: Totals, to: NDArray[np.intp] | slice = slice(None)) -> None:
+        """Add the totals of other pixels, those of the centres `to`."""
+        self.sums[to] += other.sums
+        self.squares[to] += other.squares
+        self.counts[to] += other.counts
+
+    def join(self, alive: NDArray[np.bool_], order: NDArray[np.intp]) -> Totals:
+        """Return the totals of the living centres and of new ones that have none yet, in a new order."""
+        wider = Totals.zero(len(order), self.sums.shape[1])
+        wider.add(
+            Totals(self.sums[alive], self.squares[alive], self.counts[alive]), np.flatnonzero(order < alive.sum())
+        )
+        return wider
+
+    def shift(self, units: Units, centres: NDArray[np.float64], moved: NDArray[np.float64]) -> None:
+        """Take the squared distances to centres that have moved."""
+        way = moved - centres
+        along = (way * (self.sums / units.scale[:, None] - self.counts[:, None] * centres)).sum(1)
+        change = (self.counts * (way * way).sum(1) - 2 * along) * units.fine
+        self.squares += np.rint(change).astype(np.int64)
 
     def means(self, units: Units) -> NDArray[np.float64]:
         """Return the mean of every centre that has pixels, (K, D)."""
@@ -80,7 +93,7 @@ class Sweep:
         self.classes = classes
         self.class_count = class_count
         self.labels = np.zeros(len(classes), np.int32)
-        self.width = width  # of a row: the pixel above is so many pixels before; 0: rows mean nothing
+        self.width = width  # of a row: the pixel above is so many pixels before; 0: neighbours mean nothing
         self.run = run
 
     def unlabelled(self) -> NDArray[np.intp]:
@@ -90,10 +103,12 @@ class Sweep:
 
     def labelled(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Return the indices of the pixels of some centres (K,)."""
-        table = np.concatenate([[False], chosen, [False]])  # labels 0..K, then -1
+        flags = np.append(False, chosen)
 
         def find(begin: int) -> NDArray[np.intp]:
-            return begin + np.flatnonzero(table[self.labels[begin : begin + CHUNK]])
+            end = min(begin + CHUNK, len(self.labels))
+            pixels = np.empty(end - begin, np.intp)
+            return pixels[: margin_assign_kernels.pixels_of(self.labels, begin, end, flags, pixels)]
 
         return np.concatenate([np.empty(0, np.intp), *self.run(find, range(0, len(self.labels), CHUNK))])
 
@@ -111,8 +126,11 @@ class Sweep:
     def units(self, centres: Centres, limit: float) -> Units:
         return Units.of(centres.means, limit, len(self.labels), self.planar.dtype)
 
-    def assign(self, centres: Centres, limit: float, units: Units | None = None) -> Totals:
-        """Label every pixel with its nearest centre within `limit`; pixels with a negative label keep it."""
+    def assign(self, centres: Centres, limit: float, units: Units | None = None, share: int = 1) -> Totals:
+        """Label every pixel with its nearest centre within `limit`; pixels with a negative label keep it.
+
+        With a `share`, only one in so many pixels of a large picture: the first ones of every chunk.
+        """
         units = units or self.units(centres, limit)
         dtype = self.planar.dtype.type
         centres = centres.rounded(self.planar.dtype)
@@ -130,18 +148,68 @@ class Sweep:
         rivals = (around.gap[:, : min(_RIVALS, around.near.shape[1])] < 2.001 * limit).sum(1)
         next_gap = np.take_along_axis(around.gap, rivals[:, None], 1)[:, 0]
 
+        size = self._chunk(rows.size + 2 * len(rows))
+        part = size if len(self.labels) <= 2 * CHUNK else -(-size // share)
+
         def chunk(begin: int) -> Totals:
             totals = Totals.zero(*rows.shape)
             margin_assign_kernels.assign(
-                self.planar, self.classes, begin, min(begin + size, len(self.labels)), self.width, rows, columns,
+                self.planar, self.classes, begin, min(begin + part, len(self.labels)), self.width, rows, columns,
                 centres.first, centres.axis, around.near, around.gap, safe(around.nearest), rivals,
                 safe(next_gap), squared_limit, units.scale, units.fine,
                 self.labels, totals.sums, totals.squares, totals.counts,
             )  # fmt: skip
             return totals
 
-        size = self._chunk(rows.size + 2 * len(rows))
         return self._sum(chunk, size, *rows.shape)
+
+    def take_over(
+        self,
+        centres: Centres,
+        joined: NDArray[np.bool_],
+        new: NDArray[np.int64],
+        limit: float,
+        units: Units,
+        totals: Totals,
+    ) -> Ints | None:
+        """Give pixels to centres that joined where these are nearer; number the labels anew.
+
+        Args:
+            centres: All centres, as they are now.
+            joined: (K,), those that are new.
+            new: The number of each former centre, as of the labels.
+            limit: That of the `assign` which labelled the pixels.
+            units: Units of the totals.
+            totals: (K,) of all centres, changed.
+
+        Returns:
+            How many pixels each centre took; None if centres have too many neighbours, and nothing was done.
+        """
+        centres = centres.rounded(self.planar.dtype)
+        around = centres.neighbours(2.001 * limit)
+        room = around.near.shape[1]
+        if (around.gap[:, room] < 2.001 * limit).any():
+            return None
+        chosen = (around.gap[:, :room] < 2.001 * limit) & joined[around.near] & ~joined[:, None]
+        first = np.argsort(~chosen, axis=1, kind="stable")
+        rivals = np.take_along_axis(around.near, first, 1)
+        rival_count = chosen.sum(1)
+        rows = centres.means.astype(self.planar.dtype)
+
+        def chunk(begin: int) -> tuple[Totals, Ints]:
+            part, stolen = Totals.zero(*rows.shape), np.zeros(len(rows), np.int64)
+            margin_assign_kernels.take_over(
+                self.planar, self.labels, begin, min(begin + size, len(self.labels)), new, rows, rivals, rival_count,
+                units.scale, units.fine, part.sums, part.squares, part.counts, stolen,
+            )  # fmt: skip
+            return part, stolen
+
+        size = self._chunk(rows.size + 3 * len(rows))
+        taken = np.zeros(len(rows), np.int64)
+        for part, stolen in self.run(chunk, range(0, len(self.labels), size)):
+            totals.add(part)
+            taken += stolen
+        return taken
 
     def measure(
         self, labels: NDArray[np.int32], origin: NDArray[np.float64], sizes: NDArray[np.int64]
