@@ -107,10 +107,10 @@ class Pressure:
 
 def pressure(embedding: Tensor, levels: Sequence[Level]) -> Pressure:
     """Count the positive errors of the margin kernel over all levels."""
-    pixels = embedding[0].flatten(1).t()
-    unhappy = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    unhappy = torch.zeros(embedding[0, 0].numel(), dtype=torch.bool, device=embedding.device)
     own = foreign = 0
     for level in levels:
+        pixels = (embedding[0] if level.dims is None else embedding[0, list(level.dims)]).flatten(1).t()
         labels = level.labels.flatten()
         nodes = labels[labels >= 0].unique()
         member = torch.searchsorted(nodes, labels).clamp_(max=len(nodes) - 1)
@@ -127,7 +127,7 @@ def pressure(embedding: Tensor, levels: Sequence[Level]) -> Pressure:
             unhappy[part] |= late
             own += int(late.sum())
             foreign += int(near.sum()) - int((belongs[part] & (mine < level.outer_radius**2)).sum())
-    return Pressure(float(unhappy.double().mean()), foreign / len(pixels), own + foreign)
+    return Pressure(float(unhappy.double().mean()), foreign / len(unhappy), own + foreign)
 
 
 def hinge_logits(mask: Tensor, past: float | None) -> Tensor:

@@ -31,6 +31,7 @@ class Setting:
     device: str = "cpu"
     instances: tuple[int, int] = (100, 400)
     classes: int = 19
+    steps: int = 300
     full: bool = False
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import _network
 import _textbook
 import torch
 from _floor import hierarchical_floor
@@ -39,6 +40,19 @@ class Problem:
         levels = levels_of(*(labels.to(setting.device) for labels in maps))
         return cls(phase, embedding.requires_grad_(), levels, pressure(embedding.detach(), levels))
 
+    @classmethod
+    def of_network(cls, setting: Setting) -> Problem:
+        """Train our own network for a while, and embed a picture it has not seen; void counts as background."""
+        embedding, levels = _network.mosaic(_network.train(setting.steps), setting.height, setting.width)
+        levels = tuple(replace(level, labels=level.labels.clamp(min=Level.NO_NODE)) for level in levels)
+        asks = pressure(embedding, levels)
+        return cls(f"our own network after {setting.steps} steps", embedding.requires_grad_(), levels, asks)
+
+    @property
+    def nodes(self) -> str:
+        """How many nodes each level has."""
+        return " + ".join(str(len(level.labels[level.labels >= 0].unique())) for level in self.levels)
+
     @property
     def ours(self) -> Step:
         """The fused loss."""
@@ -60,8 +74,8 @@ class NodeLoop:
     pay for the memory that all graphs together keep for backward. Nodes are looked up beforehand.
     """
 
-    leaf: Tensor
-    levels: tuple[Level, ...]
+    problem: Problem
+    leaves: tuple[Tensor, ...]
     picked: tuple[Tensor, ...]
     of: tuple[int, ...]
 
@@ -73,51 +87,59 @@ class NodeLoop:
             _textbook.evenly(found, len(found) if full else _SAMPLE[level.name])
             for found, level in zip(nodes, problem.levels, strict=True)
         ]
-        return cls(problem.leaf, problem.levels, tuple(picked), tuple(map(len, nodes)))
+        # A level that looks at some dimensions gets an embedding of those: picking them is no work of the loop's.
+        leaves = [
+            problem.leaf if level.dims is None else problem.leaf.detach()[:, list(level.dims)].requires_grad_()
+            for level in problem.levels
+        ]
+        return cls(problem, tuple(leaves), tuple(picked), tuple(map(len, nodes)))
 
-    def _node(self, level: Level, node: Tensor) -> Step:
-        kernel = _textbook.margin_kernel(level)
-        return Step(lambda x: _textbook.node_loop(x, level, node[None], kernel), self.leaf)
+    def _node(self, level: int, node: Tensor) -> Step:
+        looks = self.problem.levels[level]
+        kernel = _textbook.margin_kernel(looks)
+        return Step(lambda x: _textbook.node_loop(x, looks, node[None], kernel), self.leaves[level])
 
     def seconds(self) -> float:
         """Return the seconds of the complete loop, extrapolated from the picked nodes."""
-        self.leaf.grad = None
         total = 0.0
-        for level, nodes, count in zip(self.levels, self.picked, self.of, strict=True):
+        for level, (leaf, nodes, count) in enumerate(zip(self.leaves, self.picked, self.of, strict=True)):
+            if level == 0 or leaf is not self.leaves[0]:
+                leaf.grad = None
             steps = [self._node(level, node) for node in nodes]
             # Not `Step.seconds`, which drops the gradient: the loop adds up the gradients of its nodes.
-            total += sum(timed(step, self.leaf.device.type) for step in steps) * count / len(nodes)
+            total += sum(timed(step, leaf.device.type) for step in steps) * count / len(nodes)
         return total
 
     @torch.no_grad()
     def must_agree(self, work: str) -> None:
         """Compare the picked nodes' losses, ours and the loop's, with the same loop in float64."""
-        found = hierarchical_lovasz_hinge(self.leaf, self.levels).per_node
-        exact = self.leaf.double()
-        for level, nodes, ours in zip(self.levels, self.picked, found, strict=True):
+        levels = self.problem.levels
+        found = hierarchical_lovasz_hinge(self.problem.leaf, levels).per_node
+        for number, (leaf, nodes, ours) in enumerate(zip(self.leaves, self.picked, found, strict=True)):
+            exact = leaf.double()
             for node in nodes:
-                task = f"{work}, {level.name} {int(node)}"
-                loss = self._node(level, node).loss
+                task = f"{work}, {levels[number].name} {int(node)}"
+                loss = self._node(number, node).loss
                 truth = float(loss(exact))
                 must_agree(task, "ours", float(ours.loss[ours.label == node]), truth, TOLERANCE)
-                must_agree(task, "per-node loop", float(loss(self.leaf)), truth, PLAIN_TOLERANCE)
+                must_agree(task, "per-node loop", float(loss(leaf)), truth, PLAIN_TOLERANCE)
 
     def describe(self) -> str:
         """Say how many nodes were looked at."""
         parts = [
             f"{len(nodes)} of {count} nodes of level {level.name}"
-            for level, nodes, count in zip(self.levels, self.picked, self.of, strict=True)
+            for level, nodes, count in zip(self.problem.levels, self.picked, self.of, strict=True)
         ]
         return f"per-node loop extrapolated from {' and '.join(parts)}, each with its own backward"
 
 
 def hierarchy_rows(setting: Setting) -> Iterator[Row]:
-    """Yield the rows of speed for three phases of training, of 400 instances beside 100, and of memory."""
+    """Yield the rows of speed (three phases of training, a network), of 400 beside 100 instances, and of memory."""
     few, many = setting.instances
     peaks: dict[str, float | None] = {}
     for phase in sorted(PHASES, key=lambda name: name != JUDGED_PHASE):
         problem = Problem.make(setting, few, phase)
-        yield _speed(setting, problem, few)
+        yield _speed(setting, problem)
         if phase == JUDGED_PHASE:
             crowded = Problem.make(setting, many, phase)
             NodeLoop.make(crowded).must_agree(f"hierarchical, {many} instances")
@@ -125,11 +147,13 @@ def hierarchy_rows(setting: Setting) -> Iterator[Row]:
             peaks[f"{many} instances, {phase}"] = crowded.ours.peak_mb()
             crowded.ours.reset()
         peaks[f"{few} instances, {phase}"] = problem.ours.peak_mb()
+    yield _speed(setting, Problem.of_network(setting))
     yield _memory(setting, peaks, 4 * DIMS * setting.pixels / 1e6)
 
 
-def _speed(setting: Setting, problem: Problem, instances: int) -> Row:
-    work = f"hierarchical, {setting.height} x {setting.width}, D = {DIMS}, 19 + {instances} nodes, {problem.phase}"
+def _speed(setting: Setting, problem: Problem) -> Row:
+    height, width = problem.leaf.shape[2:]
+    work = f"hierarchical, {height} x {width}, D = {DIMS}, {problem.nodes} nodes, {problem.phase}"
     loop, ours = NodeLoop.make(problem), problem.ours
     loop.must_agree(work)
     ours.value()
@@ -139,7 +163,7 @@ def _speed(setting: Setting, problem: Problem, instances: int) -> Row:
         complete = NodeLoop.make(problem, full=True).seconds()
         ratio = complete / statistics.median(seconds["ours"])
         notes.append(f"the complete loop, once: {complete:.1f} s, {ratio:.0f} x ours")
-    floor = hierarchical_floor(setting.pixels, DIMS, len(problem.levels), problem.asks.entries)
+    floor = hierarchical_floor(height * width, DIMS, len(problem.levels), problem.asks.entries)
     contestants = [(name, seconds[name]) for name in ("per-node loop", "ours")]
     judged = setting.judged and problem.phase == JUDGED_PHASE
     peaks = {"ours": ours.peak_mb()}

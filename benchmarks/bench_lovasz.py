@@ -119,7 +119,10 @@ def main() -> None:
     if "targets" in options.parts:
         print("\n== targets")
         instances = (9, 20) if options.smoke else (100, 400)
-        setting = Setting(*options.size, rates, options.repeats, options.device, instances, full=options.full)
+        steps = 3 if options.smoke else 300
+        setting = Setting(
+            *options.size, rates, options.repeats, options.device, instances, steps=steps, full=options.full
+        )
         found["targets"], disagreements = run_targets(setting)
         wrong += disagreements
     if "sweep" in options.parts:
