@@ -200,7 +200,7 @@ def near_parts(
             continue
         first = 8 * (first_block + i)
         _to_boxes(mean, lows, highs, first, parts)
-        found = 0
+        found: Any = 0
         for k in range(8):
             own = touched[i] and kind[first + k] in (node, MIXED)
             found |= np.int64(own or (is_near and not parts[k] > bound)) << k
