@@ -49,7 +49,7 @@ def _ours(problem: Problem, **options: Any) -> Labels:
 
 
 def _margin(problem: Problem) -> Labels:
-    return _ours(problem, radius=problem.radius)
+    return _ours(problem, radius=problem.radius, reach=problem.reach)
 
 
 def _seeded(problem: Problem) -> Labels:
@@ -58,7 +58,7 @@ def _seeded(problem: Problem) -> Labels:
 
 
 def _density(problem: Problem) -> Labels:
-    return _ours(problem, method="density")
+    return _ours(problem, method="density", reach=problem.reach)
 
 
 def _each(problem: Problem, cluster: Callable[[Floats, Problem, int], NDArray[np.integer]]) -> Labels:
@@ -92,7 +92,7 @@ def _mean_shift(problem: Problem) -> Labels:
     from sklearn.cluster import MeanShift
 
     def cluster(points: Floats, p: Problem, _: int) -> NDArray[np.integer]:
-        model = MeanShift(bandwidth=p.radius, bin_seeding=True, min_bin_freq=5, cluster_all=False)
+        model = MeanShift(bandwidth=p.radius, bin_seeding=True, min_bin_freq=5)
         labels: NDArray[np.integer] = model.fit_predict(points)
         return labels
 
@@ -160,9 +160,9 @@ def _neven(problem: Problem) -> Labels:
 
 OURS = ("margin", "seeded", "density")
 METHODS: dict[str, Method] = {
-    "margin": Method(_margin, None, "radius"),
+    "margin": Method(_margin, None, "radius, reach"),
     "seeded": Method(_seeded, None, "radius, seed map", seeded=True),
-    "density": Method(_density, None, "nothing"),
+    "density": Method(_density, None, "reach"),
     "Neven's loop, torch": Method(_neven, None, "radius, seed map", seeded=True),
     "KMeans": Method(_kmeans, "scikit-learn", "true K"),
     "MeanShift": Method(_mean_shift, "scikit-learn", "radius"),

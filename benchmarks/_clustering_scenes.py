@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Problem:
         truth: int32 (B, H, W), the true instance, 0 where there is none or where it does not count.
         seeds: float32 (B, H, W) in [0, 1], how sure a pixel is to lie near its mean; None where nobody knows.
         radius: Radius of an instance, for methods that want one: the one of the hinge, or half of Δ.
+        reach: Distance within which a pixel may join its nearest cluster, for methods that know one: on noisy data
+            more than the radius, so that mixed pixels and tails join, as they must in KMeans and mean shift.
         spread: δ, distance within which nearly all pixels of an instance lie from its mean.
         instances: True number of instances in a picture, for methods that want it.
     """
@@ -42,6 +44,7 @@ class Problem:
     truth: NDArray[np.int32]
     seeds: NDArray[np.float32] | None
     radius: float
+    reach: float
     spread: float
     instances: tuple[int, ...]
 
@@ -56,7 +59,7 @@ class Problem:
         for name in ("embedding", "classes", "truth", "seeds"):
             if getattr(self, name) is not None:
                 np.save(folder / f"{name}.npy", getattr(self, name))
-        rest = {name: getattr(self, name) for name in ("name", "radius", "spread", "instances")}
+        rest = {name: getattr(self, name) for name in ("name", "radius", "reach", "spread", "instances")}
         np.save(folder / "rest.npy", np.array([rest], dtype=object), allow_pickle=True)
 
     @classmethod
@@ -129,6 +132,7 @@ def _cells(name: str, pixels: int, dims: int, instances: int, *, gap: float, noi
         truth=truth[None] + 1,
         seeds=seeds[None].astype(np.float32),
         radius=gap / 2,
+        reach=gap if noisy else gap / 2,
         spread=1.0,
         instances=(instances,),
     )
@@ -190,10 +194,13 @@ def trained(run: Path | None, pictures: int, minutes: float, size: int = 96) -> 
     counts = tuple(int(labels.max()) for labels in truth)
     radius = model.config.instance_radius
     return Problem(
-        "trained model", np.stack(embedding), np.stack(classes), np.stack(truth), None, radius, radius / 2, counts
+        name="trained model",
+        embedding=np.stack(embedding),
+        classes=np.stack(classes),
+        truth=np.stack(truth),
+        seeds=None,
+        radius=radius,
+        reach=model.config.reach * radius,
+        spread=radius / 2,
+        instances=counts,
     )
-
-
-def without_seeds(problem: Problem) -> Problem:
-    """Return the problem for methods that know of no seeds: less to hand over."""
-    return replace(problem, seeds=None)

@@ -52,7 +52,7 @@ def clustering_rows(setting: Setting) -> Iterator[Row]:
         embedding, classes = torch.from_numpy(problem.embedding), torch.from_numpy(problem.classes)
 
         def call(e: torch.Tensor = embedding, c: torch.Tensor = classes, p: Problem = problem) -> object:
-            return cluster_embeddings(e, c, radius=p.radius, min_size=MIN_SIZE)
+            return cluster_embeddings(e, c, radius=p.radius, reach=p.reach, min_size=MIN_SIZE)
 
         work = f"margin, {setting.pixels} pixels, D = 8, K = {instances}, noisy"
         yield _time_row(setting, work, call, milliseconds, embedding.nbytes)
@@ -166,7 +166,7 @@ def peer_rows(results: Sequence[Result]) -> Iterator[Row]:
 
 
 def _margin(embedding: torch.Tensor, classes: torch.Tensor) -> object:
-    return cluster_embeddings(embedding, classes, radius=1.25, min_size=MIN_SIZE)
+    return cluster_embeddings(embedding, classes, radius=1.25, reach=2.5, min_size=MIN_SIZE)
 
 
 def _times(call: Callable[[], object], repeats: int) -> list[float]:

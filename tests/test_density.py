@@ -386,6 +386,18 @@ def test_borders_tails_and_stray_pixels_are_no_clusters(count: int, dimensions: 
     assert count == 1 or adjusted_rand_score(instance[clustered], labels[clustered]) > 0.97
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 8])
+def test_the_tails_of_an_instance_are_no_clusters(dimensions: int) -> None:
+    pixels = np.random.default_rng(dimensions).normal(size=(60_000, dimensions))
+    pixels[:20_000, 0] += 30
+    assert len(by_density(torch.from_numpy(pixels.T[None].copy()), min_size=10).sizes[0]) == 2
+
+
+def test_mixed_pixels_along_many_borders_are_no_clusters() -> None:
+    embedding, _ = blurred(0, 60, 32, (300, 500), gap=2.6)
+    assert len(by_density(embedding, min_size=16).sizes[0]) == 60
+
+
 def test_twenty_pixels_among_two_million_are_found() -> None:
     embedding, _ = blurred(1, 6, 4, (256, 512))
     embedding = embedding.repeat_interleave(4, 2).repeat_interleave(4, 3)  # 1024 x 2048
@@ -396,6 +408,20 @@ def test_twenty_pixels_among_two_million_are_found() -> None:
     tiny = clusters.labels[0, 500:504, 900:905]
     assert int(tiny.min()) == int(tiny.max()) > 0
     assert clusters.sizes[0][int(tiny[0, 0]) - 1] == 20
+
+
+def test_tiny_instances_beside_many_that_the_tree_missed_are_found() -> None:
+    """Sixty instances of 500 pixels, too few for the 4,096 core points of a million pixels, and five of twenty."""
+    rng = np.random.default_rng(0)
+    means = apart(rng, 66, 6, 6.0)
+    pixels = np.repeat(means[:1], 2**20, 0) + 0.6 * ball(rng, 2**20, 6)
+    order = rng.permutation(2**20)
+    for k in range(1, 66):
+        begin = 500 * (k - 1) if k <= 60 else 30_000 + 20 * (k - 61)
+        size = 500 if k <= 60 else 20
+        pixels[order[begin : begin + size]] = means[k] + 0.6 * ball(rng, size, 6)
+    clusters = by_density(torch.from_numpy(pixels.T[None].astype(np.float32)), min_size=16)
+    assert sorted(clusters.sizes[0].tolist()) == [20] * 5 + [500] * 60 + [2**20 - 30_100]
 
 
 def test_a_tiny_instance_close_to_others_is_found() -> None:

@@ -27,6 +27,7 @@ POINTS = 4096  # core points of a picture with one class; the tree costs their s
 _FEWEST, _MOST = 64, 1024  # core points when a cluster is sampled again
 _FEWEST_OF_CLASS = 1024
 _PIXELS = 65_536  # from which these are taken
+_LEFT = 8_192  # pixels left, of more a sample is looked at first
 _LOOKS = 4  # at the inside of clusters: one that divides is looked at again
 _STRAY, _TRIMS = 3.0, 3  # a point so many median distances away does not count; rounds
 _TAILS = 1.5  # extent of a cluster, in distances that nine tenths of its points keep
@@ -204,21 +205,38 @@ def _rest(picture: Picture, found: Found, shape: tuple[int, ...], smallest: int)
 
 
 def _groups(planar: Floats, scale: float, smallest: int, run: Map) -> NDArray[np.float64]:
-    """Return the means of compact groups: of the pixels within twice the scale two thirds lie within the scale.
+    """Return the means of compact groups among the pixels (D, n) that are left.
+
+    A sample shows the large ones; all pixels that these do not explain are then looked at.
+    """
+    step = planar.shape[1] // _LEFT
+    means = np.empty((0, len(planar)))
+    if step > 1:
+        means = _compact(planar[:, step // 2 :: step], planar, scale, smallest, run)
+        rest = Picture(planar, np.zeros(planar.shape[1], np.int32), 1, run)
+        n = len(means)
+        rest.assign(Found(means, np.full(n, scale), np.arange(n), np.zeros(n, np.int64), np.ones(n, np.bool_)))
+        planar = np.ascontiguousarray(planar[:, rest.labels == 0])
+    # Those of a group all lie within twice the scale of each other: pixels without so many around them are in none.
+    looked, company = crowding(planar, 2 * scale, smallest, math.inf, run)
+    return np.concatenate([means, _compact(planar[:, looked[company >= smallest]], planar, scale, smallest, run)])
+
+
+def _compact(sample: Floats, planar: Floats, scale: float, smallest: int, run: Map) -> NDArray[np.float64]:
+    """Return the means of groups in a sample: of the pixels within twice the scale two thirds lie within the scale.
 
     An even background, of any density, has half of them there in one dimension and fewer in more; so has a thread
     of mixed pixels.
     """
-    # Those of a group all lie within twice the scale of each other: pixels without so many around them are in none.
-    looked, company = crowding(planar, 2 * scale, smallest, math.inf, run)
-    crowded = np.ascontiguousarray(planar[:, looked[company >= smallest]])
-    classes = np.zeros(crowded.shape[1], np.int32)
+    classes = np.zeros(sample.shape[1], np.int32)
+    least = max(LEAST, smallest * sample.shape[1] // max(planar.shape[1], 1))
     groups = cluster_picture(
-        crowded, classes, classes.shape, radius=scale, reach=scale, min_size=smallest, connected=False, run=run
-    )
+        np.ascontiguousarray(sample), classes, classes.shape,
+        radius=scale, reach=scale, min_size=min(least, smallest), connected=False, run=run,
+    )  # fmt: skip
     inside, around = np.empty(len(groups.sizes), np.int64), np.empty(len(groups.sizes), np.int64)
     kernels.count_around(planar, groups.centres, scale, inside, around)
-    return groups.centres[3 * inside >= 2 * around]
+    return groups.centres[(inside >= smallest) & (3 * inside >= 2 * around)]
 
 
 def _serial(function: Callable[[int], Any], items: range) -> list[Any]:
