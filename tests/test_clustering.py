@@ -285,19 +285,19 @@ def test_every_pixel_gets_its_nearest_centre(
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0.05, 3.0), st.floats(0.05, 3.0))
 def test_the_density_counts_every_pixel_of_the_window(seed: int, dimensions: int, cover: float, radius: float) -> None:
-    points = np.random.default_rng(seed).normal(size=(200, dimensions))
+    points = np.random.default_rng(seed).normal(size=(dimensions, 200))
     axis = seed % dimensions
-    points = points[np.argsort(points[:, axis])]
+    points = points[:, np.argsort(points[axis])]
     owner = np.empty(200, np.int64)
     leaders = np.empty((dimensions, 200))
     count = mode_kernels.choose_leaders(points, axis, cover, owner, leaders)
-    assert np.linalg.norm(points - leaders[:, owner].T, axis=1).max() <= cover
+    assert np.linalg.norm(points - leaders[:, owner], axis=0).max() <= cover
     order = np.argsort(owner, kind="stable")
     first = np.searchsorted(owner[order], np.arange(count + 1))
     leaders = leaders[:, :count].copy()
     found = np.empty(count, np.int64)
-    mode_kernels.density(points[order], leaders, axis, first, cover, radius, found)
-    expected = (np.linalg.norm(points[:, :, None] - leaders, axis=1) <= radius).sum(0)
+    mode_kernels.density(points[:, order], leaders, axis, first, cover, radius, found)
+    expected = (np.linalg.norm(points[:, :, None] - leaders[:, None], axis=0) <= radius).sum(0)
     assert found.tolist() == expected.tolist()
 
 

@@ -23,7 +23,7 @@ SAMPLES = 16_384  # pixels among which modes are sought first
 MAX_CENTRES = 4_096  # of one class in one picture; beyond, the embedding is noise and not instances
 # The second look takes all pixels that are left of a class, or of their pairs so many, whichever is more:
 SECOND = 1 << 20, 1 << 26  # both hold 2 MAX_CENTRES pixels: at least half of them share an instance with another
-_SECOND_SHARE = 1 / 4, 64  # per pixel of the picture: linear time for any picture
+_SECOND_SHARE = 1 / 4, 128  # per pixel of the picture: linear time for any picture
 _SHARE = 8  # one in so many pixels of a large picture, to tell where the means are
 _AT_REST = 0.1  # radii: a centre that was farther from the mean of its pixels is sought once more
 _MANY = 16  # more than one pixel in so many is a matter of a sweep over all
@@ -157,9 +157,9 @@ def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, limit: f
     """Find modes among a lattice of pixels, move them to the mean of their pixels, and label every pixel."""
     points, owners = _lattice(sweep, shape)
     # The coordinate that tells most pixels apart tells most centres apart.
-    axis = int(np.argmax(points.var(0))) if len(points) else 0
+    axis = int(np.argmax(points.var(1))) if len(owners) else 0
     nothing = Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
-    modes = [_modes(points[owners == c], nothing.means, radius, 2)[0] for c in range(sweep.class_count)]
+    modes = [_modes(points[:, owners == c], nothing.means, radius, 2)[0] for c in range(sweep.class_count)]
     state = _State(sweep, _gather(modes, nothing), limit)
     state.again(radius, share=_SHARE)
     state.start_from_means()
@@ -308,8 +308,9 @@ def _look_again(
             chosen, company = crowding(rest.planar[:, looked], radius, max(2, min_size), pairs, rest.run)
             looked = looked[chosen]
             complete = len(looked) == len(members)
-            enough = max(2, min_size) if complete else 2
-            points = np.ascontiguousarray(rest.planar[:, looked[company >= enough]].T, dtype=np.float64)
+            # Of a part, so few that all instances below that number hold less than half of it.
+            enough = max(2, min_size if complete else min(min_size, 1 + len(looked) // (2 * MAX_CENTRES)))
+            points = rest.planar[:, looked[company >= enough]]
             new, explained = _modes(points, around.of_class(c), radius, enough)
             modes.append(new)
             if not complete:
@@ -332,12 +333,12 @@ def _gather(modes: list[NDArray[np.float64]], like: Centres) -> Centres:
     return like.like(np.concatenate([like.means[:0], *modes]), owners)[0]
 
 
-def _lattice(sweep: Sweep, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Return pixels to be clustered (n, D), all or those on a lattice, at most SAMPLES; and their classes."""
+def _lattice(sweep: Sweep, shape: tuple[int, ...]) -> tuple[Floats, NDArray[np.int32]]:
+    """Return pixels to be clustered (D, n), all or those on a lattice, at most SAMPLES; and their classes."""
     sampled = _places(sweep.classes, shape)
-    points = np.ascontiguousarray(sweep.planar[:, sampled].T, dtype=np.float64)
-    finite = np.isfinite(points).all(1)
-    return points[finite], sweep.classes[sampled[finite]]
+    points = sweep.planar[:, sampled]
+    finite = np.logical_and.reduce(np.isfinite(points))
+    return points[:, finite], sweep.classes[sampled[finite]]
 
 
 def _places(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.intp]:
@@ -357,23 +358,23 @@ def _places(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.in
     return sampled[::surplus]
 
 
-def _modes(
-    points: NDArray[np.float64], known: NDArray[np.float64], radius: float, enough: int
-) -> tuple[NDArray[np.float64], int]:
-    """Return the new modes (k, D) of one class's points (n, D), and how many points they explain."""
-    axis = int(np.argmax(points.var(0))) if len(points) else 0
-    points = points[np.argsort(points[:, axis], kind="stable")]
-    owner = np.empty(len(points), np.int64)
-    leaders = np.empty(points.shape[::-1])
+def _modes(points: Floats, known: NDArray[np.float64], radius: float, enough: int) -> tuple[NDArray[np.float64], int]:
+    """Return the new modes (k, D) of one class's points (D, n), and how many points they explain."""
+    dimensions, n = points.shape
+    if n == 0:
+        return known[:0], 0
+    axis = int(np.argmax(points.var(1)))
+    points = points[:, np.argsort(points[axis], kind="stable")]
+    owner, leaders = np.empty(n, np.int64), np.empty_like(points)
     count = mode_kernels.choose_leaders(points, axis, radius, owner, leaders)
     by_leader = np.argsort(owner, kind="stable")
     first = np.searchsorted(owner[by_leader], np.arange(count + 1))
-    net = (points[by_leader], np.ascontiguousarray(leaders[:, :count]), axis, first, radius)
+    net = (points[:, by_leader], np.ascontiguousarray(leaders[:, :count]), axis, first, radius)
     near = np.empty(count, np.int64)
     mode_kernels.density(*net, 0.5 * radius, near)
     densest_first = np.argsort(-near, kind="stable")  # ties go to the leader with the smaller coordinate
     start = min(len(known), MAX_CENTRES)
-    modes = np.empty((points.shape[1], min(start + len(points), MAX_CENTRES)))
+    modes = np.empty((dimensions, min(start + n, MAX_CENTRES)))
     modes[:, :start] = known.T[:, :start]
     total, explained = mode_kernels.find_modes(*net, radius, densest_first, enough, modes, start)
     return modes[:, start:total].T, explained

@@ -15,7 +15,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 Flags = NDArray[np.bool_]
 
-_LONG = 64  # pixels compared with a centre at once; fewer after it changed, so that scattered pixels waste little
+_LONG = 128  # pixels compared with a centre at once; fewer after it changed, so that scattered pixels waste little
 
 
 @jit
@@ -26,7 +26,16 @@ def _from_centre(planar: Floats, begin: int, end: int, centre: Floats, squared: 
     zero = planar.dtype.type(0)
     for i in range(count):
         squared[i] = zero
-    for d in range(planar.shape[0]):
+    whole = planar.shape[0] // 4 * 4
+    for d in range(0, whole, 4):  # four coordinates at a time, in their order: sums stay in registers
+        p, q, r, s = centre[d], centre[d + 1], centre[d + 2], centre[d + 3]
+        for i in range(count):
+            a = planar[d, base + i] - p
+            b = planar[d + 1, base + i] - q
+            c = planar[d + 2, base + i] - r
+            e = planar[d + 3, base + i] - s
+            squared[i] = squared[i] + a * a + b * b + c * c + e * e
+    for d in range(whole, planar.shape[0]):
         value = centre[d]
         for i in range(count):
             difference = planar[d, base + i] - value
@@ -34,24 +43,38 @@ def _from_centre(planar: Floats, begin: int, end: int, centre: Floats, squared: 
 
 
 @jit
-def _add_up(planar: Floats, begin: int, end: int, scale: float, sums: Ints) -> None:
-    """Add the pixels `begin` to `end` in units of 1 / scale: integers, whose order the compiler may change."""
+def _add_up(
+    planar: Floats,
+    labels: Ints,
+    squared: Floats,
+    begin: int,
+    end: int,
+    centre: int,
+    scale: float,
+    fine: float,
+    sums: Ints,
+) -> tuple[int, int]:
+    """Add those of the pixels `begin` to `end` that have a centre's label; return how many, and their squares.
+
+    In units of 1 / scale and 1 / fine: integers, whose order the compiler may change. All loops make vectors.
+    """
+    base = np.uint64(begin)
+    size = np.uint64(end - begin)
+    zero = planar.dtype.type(0)
+    factor = planar.dtype.type(fine)
+    label = labels.dtype.type(centre + 1)
+    count = 0
+    squares = 0
+    for i in range(size):
+        count += labels[base + i] == label
+        squares += int((squared[i] if labels[base + i] == label else zero) * factor)
     factor = planar.dtype.type(scale)
     for d in range(planar.shape[0]):
         total = 0
-        for i in range(np.uint64(begin), np.uint64(end)):
-            total += int(planar[d, i] * factor)
+        for i in range(size):
+            total += int((planar[d, base + i] if labels[base + i] == label else zero) * factor)
         sums[d] += total
-
-
-@jit
-def _total(values: Floats, begin: int, end: int, scale: float) -> int:
-    """Return the sum of the values `begin` to `end` in units of 1 / scale."""
-    factor = values.dtype.type(scale)
-    total = 0
-    for i in range(np.uint64(begin), np.uint64(end)):
-        total += int(values[i] * factor)
-    return total
+    return count, squares
 
 
 @jit
@@ -232,90 +255,85 @@ def assign(
     won = -1  # ... and its centre
     distance = np.empty(centres.shape[0], planar.dtype)
     current = -1
-    base = top = begin
     ahead = _LONG
     p = begin
     while p < end:
-        if p >= top:
-            base = p
-            c = classes[p]
-            top = _like(classes, p, min(p + ahead, end))
-            if c < 0 or first[c] == first[c + 1]:
-                for i in range(base, top):
-                    labels[i] = min(labels[i], 0)
-                p = top
-                continue
-            low, high = first[c], first[c + 1]
-            if current < low or current >= high:
-                current = -1
-            else:
-                _from_centre(planar, base, top, centres[current], squared)
-                all_own = _sure(squared, labels, base, top, sure[current])
-                test = squared
-                if not all_own and rivals[current] > 0:
-                    test = verdict
-                    _among_rivals(
-                        planar, base, top, near[current, : rivals[current]], centres, sure[current], wide[current],
-                        squared, rival, test,
-                    )  # fmt: skip
-        if current >= 0:
-            start = p
-            if all_own:
-                p = top
-            else:
-                bound = sure[current]
-                while p < top and test[p - base] < bound and labels[p] >= 0:
-                    p += 1
-            labels[start:p] = current + 1
-            if p > start:
-                counts[current] += p - start
-                squares[current] += _total(squared, start - base, p - base, fine)
-                _add_up(planar, start, p, scale[current], sums[current])
-            if p == top:
-                ahead = min(2 * ahead, _LONG)
-                continue
-        if labels[p] < 0:
-            p += 1
+        base = p
+        c = classes[p]
+        top = _like(classes, p, min(p + ahead, end))
+        if c < 0 or first[c] == first[c + 1]:
+            for i in range(base, top):
+                labels[i] = min(labels[i], 0)
+            p = top
             continue
-        for d in range(dimensions):
-            pixel[d] = planar[d, p]
-        tried = current
-        at = squared[p - base] if current >= 0 else limit
-        if (current < 0 or not at <= limit) and width > 0 and p - width >= begin:
-            above = labels[p - width] - 1
-            if above != current and low <= above < high:
-                tried = above
-                at = planar.dtype.type(0)
-                for d in range(dimensions):
-                    difference = pixel[d] - centres[above, d]
-                    at += difference * difference
-        if tried >= 0 and at < sure[tried]:
-            nearest, best = tried, at
+        low, high = first[c], first[c + 1]
+        if current < low or current >= high:
+            current = -1
         else:
-            nearest, best = _nearest(pixel, tried, at, low, high, centres, columns, axis, near, gap, limit, distance)
-        if nearest >= 0:
-            labels[p] = nearest + 1
-            counts[nearest] += 1
-            squares[nearest] += int(best * planar.dtype.type(fine))
-            factor = planar.dtype.type(scale[nearest])
+            _from_centre(planar, base, top, centres[current], squared)
+            all_own = _sure(squared, labels, base, top, sure[current])
+            test = squared
+            if not all_own and rivals[current] > 0:
+                test = verdict
+                _among_rivals(
+                    planar, base, top, near[current, : rivals[current]], centres, sure[current], wide[current],
+                    squared, rival, test,
+                )  # fmt: skip
+        following = current
+        while p < top and following == current:
+            if current >= 0:
+                start = p
+                if all_own:
+                    p = top
+                else:
+                    bound = sure[current]
+                    while p < top and test[p - base] < bound and labels[p] >= 0:
+                        p += 1
+                for i in range(np.uint64(start), np.uint64(p)):
+                    labels[i] = current + 1
+                if p == top:
+                    break
+            if labels[p] < 0:
+                p += 1
+                continue
             for d in range(dimensions):
-                sums[nearest, d] += int(pixel[d] * factor)
-        else:
-            labels[p] = 0
-        # Change over where the current centre is out of reach, or another one wins twice in a row.
-        twice = won == nearest and doubted == p - 1
-        if (
-            width > 0
-            and nearest >= 0
-            and nearest != current
-            and (current < 0 or not squared[p - base] <= limit or twice)
-        ):
-            current = nearest
-            ahead = max(ahead // 4, 2)
-            top = p + 1
-        won = nearest
-        doubted = p
-        p += 1
+                pixel[d] = planar[d, p]
+            tried = current
+            at = squared[p - base] if current >= 0 else limit
+            reached = current >= 0 and at <= limit
+            if not reached and width > 0 and p - width >= begin:
+                above = labels[p - width] - 1
+                if above != current and low <= above < high:
+                    tried = above
+                    at = planar.dtype.type(0)
+                    for d in range(dimensions):
+                        difference = pixel[d] - centres[above, d]
+                        at += difference * difference
+            if tried >= 0 and at < sure[tried]:
+                nearest, best = tried, at
+            else:
+                nearest, best = _nearest(
+                    pixel, tried, at, low, high, centres, columns, axis, near, gap, limit, distance
+                )
+            labels[p] = nearest + 1
+            if nearest >= 0 and nearest != current:
+                counts[nearest] += 1
+                squares[nearest] += int(best * planar.dtype.type(fine))
+                factor = planar.dtype.type(scale[nearest])
+                for d in range(dimensions):
+                    sums[nearest, d] += int(pixel[d] * factor)
+                # Change over where the current centre is out of reach, or another one wins twice in a row.
+                if width > 0 and (not reached or (won == nearest and doubted == p - 1)):
+                    following = nearest
+            won = nearest
+            doubted = p
+            p += 1
+        if current >= 0:
+            count, added = _add_up(planar, labels, squared, base, p, current, scale[current], fine, sums[current])
+            counts[current] += count
+            squares[current] += added
+        ahead = min(2 * ahead, _LONG) if following == current else max(ahead // 4, 2)
+        current = following
 
 
 @jit

@@ -149,13 +149,26 @@ def crowd(
 
 @jit
 def _from_point(columns: Floats, begin: int, end: int, point: Floats, squared: Floats) -> None:
-    """Write the squared distances from `point` to the columns `begin` to `end`; loops that vectorise."""
-    count = end - begin
+    """Write the squared distances from `point` to the columns `begin` to `end`; loops that vectorise.
+
+    Four coordinates at a time, in their order, so that sums stay in registers.
+    """
+    base = np.uint64(begin)  # numba trusts that unsigned indices are not negative, and makes vectors
+    count = np.uint64(end - begin)
+    zero = columns.dtype.type(0)
     for j in range(count):
-        squared[j] = 0.0
-    for d in range(columns.shape[0]):
-        value = point[d]
-        row = columns[d, begin:end]
+        squared[j] = zero
+    whole = columns.shape[0] // 4 * 4
+    for d in range(0, whole, 4):
+        p, q, r, s = point[d], point[d + 1], point[d + 2], point[d + 3]
         for j in range(count):
-            difference = row[j] - value
+            a = columns[d, base + j] - p
+            b = columns[d + 1, base + j] - q
+            c = columns[d + 2, base + j] - r
+            e = columns[d + 3, base + j] - s
+            squared[j] = squared[j] + a * a + b * b + c * c + e * e
+    for d in range(whole, columns.shape[0]):
+        value = point[d]
+        for j in range(count):
+            difference = columns[d, base + j] - value
             squared[j] += difference * difference

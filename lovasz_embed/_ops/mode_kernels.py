@@ -1,7 +1,7 @@
 """Numba kernels over few points: the sampled pixels and the centres found among them.
 
-Arrays in, arrays out; the caller allocates what is returned. Floats are float64. Points are rows (n, D) or columns
-(D, n), whichever the loops run along.
+Arrays in, arrays out; the caller allocates what is returned. Points are columns (D, n) of float32 or float64: the loops
+run along them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .jit import jit
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
 _BLOCK = 128  # leaders compared at once
@@ -20,24 +20,26 @@ _REST = 1e-8  # squared step, in squared radii, at which it counts as standing s
 
 
 @jit
-def squared_distance(row: Floats, other: Floats) -> float:
-    """Return |row - other|²."""
-    total = 0.0
-    for d in range(row.shape[0]):
-        difference = row[d] - other[d]
-        total += difference * difference
-    return total
-
-
-@jit
-def _distances(columns: Floats, count: int, centre: Floats, distance: Floats) -> None:
-    """Write the squared distances from `centre` to the first `count` columns; loops that vectorise."""
+def _distances(columns: Floats, begin: int, end: int, centre: Floats, distance: Floats) -> None:
+    """Write the squared distances from `centre` to the columns `begin` to `end`; loops that vectorise."""
+    base = np.uint64(begin)  # numba trusts that unsigned indices are not negative, and makes vectors
+    count = np.uint64(end - begin)
+    zero = columns.dtype.type(0)
     for j in range(count):
-        distance[j] = 0.0
-    for d in range(columns.shape[0]):
+        distance[j] = zero
+    whole = columns.shape[0] // 4 * 4
+    for d in range(0, whole, 4):  # four coordinates at a time, in their order: sums stay in registers
+        p, q, r, s = centre[d], centre[d + 1], centre[d + 2], centre[d + 3]
+        for j in range(count):
+            a = columns[d, base + j] - p
+            b = columns[d + 1, base + j] - q
+            c = columns[d + 2, base + j] - r
+            e = columns[d + 3, base + j] - s
+            distance[j] = distance[j] + a * a + b * b + c * c + e * e
+    for d in range(whole, columns.shape[0]):
         value = centre[d]
         for j in range(count):
-            difference = columns[d, j] - value
+            difference = columns[d, base + j] - value
             distance[j] += difference * difference
 
 
@@ -61,24 +63,24 @@ def choose_leaders(points: Floats, axis: int, radius: float, owner: Ints, leader
     covers them. Leaders that are too far behind along one axis are not compared.
 
     Args:
-        points: (n, D), sorted by their coordinate `axis`.
+        points: (D, n), sorted by their coordinate `axis`.
         axis: A coordinate, best the one that spreads widest.
         radius: Radius of the balls.
         owner: (n,), written: the leader of each point.
         leaders: (D, n), written: the leaders, in their order, in the first columns.
     """
     limit = radius * radius
-    distance = np.empty(_BLOCK, np.float64)
+    distance = np.empty(_BLOCK, points.dtype)
     count = behind = 0
-    for i in range(points.shape[0]):
-        bound = points[i, axis] - radius * (1.0 + 1e-6)  # rounding must not shut a ball that touches
+    for i in range(points.shape[1]):
+        bound = points[axis, i] - radius * (1.0 + 1e-6)  # rounding must not shut a ball that touches
         while behind < count and leaders[axis, behind] < bound:
             behind += 1
         chosen = -1
         begin = behind
         while chosen < 0 and begin < count:
             size = min(_BLOCK, count - begin)
-            _distances(leaders[:, begin : begin + size], size, points[i], distance)
+            _distances(leaders, begin, begin + size, points[:, i], distance)
             for j in range(size):
                 if distance[j] <= limit:
                     chosen = begin + j
@@ -86,7 +88,7 @@ def choose_leaders(points: Floats, axis: int, radius: float, owner: Ints, leader
             begin += size
         if chosen < 0:
             chosen = count
-            leaders[:, count] = points[i]
+            leaders[:, count] = points[:, i]
             count += 1
         owner[i] = chosen
     return count
@@ -102,6 +104,7 @@ def _ball(
     centre: Floats,
     radius: float,
     distance: Floats,
+    stretch: Ints,
     inside: Ints,
 ) -> int:
     """Write the indices of the points within `radius` of `centre` into `inside`; return how many.
@@ -109,24 +112,35 @@ def _ball(
     Points `first[j]` to `first[j + 1]` lie within `cover` of leader j: balls too far away are not entered.
     """
     count = 0
-    limit = radius * radius
+    limit = points.dtype.type(radius * radius)
     reach = (radius + cover) * (1.0 + 1e-6)  # rounding must not shut a ball that touches
+    outer = points.dtype.type(reach * reach)
     low = _first_above(leaders[axis], 0, leaders.shape[1], centre[axis] - reach)
     high = _first_above(leaders[axis], low, leaders.shape[1], centre[axis] + reach)
-    _distances(leaders[:, low:high], high - low, centre, distance)
-    for j in range(high - low):
-        if distance[j] <= reach * reach:
-            for i in range(first[low + j], first[low + j + 1]):
-                if squared_distance(points[i], centre) <= limit:
-                    inside[count] = i
-                    count += 1
+    _distances(leaders, low, high, centre, distance)
+    near = 0
+    for j in range(high - low):  # leaders that follow one another have their points side by side
+        if distance[j] <= outer:
+            begin, end = first[low + j], first[low + j + 1]
+            if near > 0 and stretch[near - 1, 1] == begin:
+                stretch[near - 1, 1] = end
+            else:
+                stretch[near, 0], stretch[near, 1] = begin, end
+                near += 1
+    for m in range(near):
+        begin, end = stretch[m, 0], stretch[m, 1]
+        _distances(points, begin, end, centre, distance)
+        for i in range(end - begin):
+            if distance[i] <= limit:
+                inside[count] = begin + i
+                count += 1
     return count
 
 
 @jit
 def _is_near(columns: Floats, count: int, centre: Floats, limit: float, distance: Floats) -> bool:
     """Whether one of the first `count` columns lies within the squared distance `limit` of `centre`."""
-    _distances(columns, count, centre, distance)
+    _distances(columns, 0, count, centre, distance)
     for j in range(count):  # noqa: SIM110  numba compiles the loop, not `any` over a generator
         if distance[j] <= limit:
             return True
@@ -136,12 +150,11 @@ def _is_near(columns: Floats, count: int, centre: Floats, limit: float, distance
 @jit
 def density(points: Floats, leaders: Floats, axis: int, first: Ints, cover: float, radius: float, counts: Ints) -> None:
     """Write how many points lie within `radius` of each leader; see `find_modes`."""
-    centre = np.empty(points.shape[1], np.float64)
-    distance = np.empty(leaders.shape[1], np.float64)
-    inside = np.empty(points.shape[0], np.int64)
+    distance = np.empty(points.shape[1], points.dtype)
+    stretch = np.empty((leaders.shape[1], 2), np.int64)
+    inside = np.empty(points.shape[1], np.int64)
     for j in range(leaders.shape[1]):
-        centre[:] = leaders[:, j]
-        counts[j] = _ball(points, leaders, axis, first, cover, centre, radius, distance, inside)
+        counts[j] = _ball(points, leaders, axis, first, cover, leaders[:, j], radius, distance, stretch, inside)
 
 
 @jit
@@ -166,7 +179,7 @@ def find_modes(
     `enough` such points within half the radius, and no climb began there before.
 
     Args:
-        points: (n, D), sorted by their leader.
+        points: (D, n), sorted by their leader.
         leaders: (D, L), points that cover the others, sorted by their coordinate `axis`.
         axis: That coordinate.
         first: (L + 1,), where the points of each leader begin.
@@ -179,29 +192,34 @@ def find_modes(
         known: How many modes are known.
     """
     dimensions, starts = leaders.shape
+    size = points.shape[1]
     limit = radius * radius
-    distance = np.empty(max(starts, modes.shape[1]), np.float64)
-    inside = np.empty(points.shape[0], np.int64)
+    distance = np.empty(max(size, modes.shape[1]), points.dtype)
+    apart = np.empty(modes.shape[1], np.float64)
+    stretch = np.empty((starts, 2), np.int64)
+    inside = np.empty(size, np.int64)
     centre = np.empty(dimensions, np.float64)
-    total = np.empty(dimensions, np.float64)
-    explained = np.zeros(points.shape[0], np.bool_)
-    tried = np.zeros(points.shape[0], np.bool_)
+    spot = np.empty(dimensions, points.dtype)  # the centre as the points are stored
+    mean = np.empty(dimensions, np.float64)
+    explained = np.zeros(size, np.bool_)
+    tried = np.zeros(size, np.bool_)
     found = known
-    for turn in range(starts + points.shape[0]):
+    for turn in range(starts + size):
         if found == modes.shape[1]:
             break
         start = turn - starts
         if start < 0:
-            centre[:] = leaders[:, order[turn]]
+            spot[:] = leaders[:, order[turn]]
         elif explained[start] or tried[start]:
             continue
         else:
-            centre[:] = points[start]
-        close = _is_near(modes, found, centre, limit, distance)
+            spot[:] = points[:, start]
+        centre[:] = spot
+        close = _is_near(modes, found, centre, limit, apart)
         if close:
             continue
         share = 1.0 if start < 0 else 0.5
-        count = _ball(points, leaders, axis, first, cover, centre, share * radius, distance, inside)
+        count = _ball(points, leaders, axis, first, cover, spot, share * radius, distance, stretch, inside)
         company = 0
         for i in inside[:count]:
             company += not explained[i]
@@ -214,29 +232,48 @@ def find_modes(
             if close:
                 break
             for _ in range(_STEPS):
-                count = _ball(points, leaders, axis, first, cover, centre, share * radius, distance, inside)
+                count = _ball(points, leaders, axis, first, cover, spot, share * radius, distance, stretch, inside)
                 if count == 0:  # by rounding alone: a mean has points within the window it was taken over
                     break
-                total[:] = 0.0
-                for i in inside[:count]:
-                    for d in range(dimensions):
-                        total[d] += points[i, d]
+                _mean(points, inside[:count], mean)
                 moved = 0.0
                 for d in range(dimensions):
-                    step = total[d] / count - centre[d]
+                    step = mean[d] - centre[d]
                     moved += step * step
-                    centre[d] += step
-                close = close or _is_near(modes, found, centre, limit, distance)
+                    centre[d] = mean[d]
+                spot[:] = centre
+                close = close or _is_near(modes, found, centre, limit, apart)
                 if close or moved <= _REST * limit:
                     break
         if close:
             continue
-        count = _ball(points, leaders, axis, first, cover, centre, radius, distance, inside)
+        count = _ball(points, leaders, axis, first, cover, spot, radius, distance, stretch, inside)
         for i in inside[:count]:
             explained[i] = True
         modes[:, found] = centre
         found += 1
     return found, explained.sum()
+
+
+@jit
+def _mean(points: Floats, chosen: Ints, mean: Floats) -> None:
+    """Write the mean of some points; four coordinates side by side, whose additions need not wait for each other."""
+    whole = points.shape[0] // 4 * 4
+    for d in range(0, whole, 4):
+        p = q = r = s = 0.0
+        for i in chosen:
+            p += points[d, i]
+            q += points[d + 1, i]
+            r += points[d + 2, i]
+            s += points[d + 3, i]
+        mean[d], mean[d + 1], mean[d + 2], mean[d + 3] = p, q, r, s
+    for d in range(whole, points.shape[0]):
+        p = 0.0
+        for i in chosen:
+            p += points[d, i]
+        mean[d] = p
+    for d in range(points.shape[0]):
+        mean[d] /= chosen.shape[0]
 
 
 @jit
@@ -258,7 +295,7 @@ def neighbours(columns: Floats, first: Ints, within: float, near: Ints, gap: Flo
         members = columns[:, first[c] : first[c + 1]]
         for j in range(members.shape[1]):
             k = first[c] + j
-            _distances(members, members.shape[1], members[:, j], distance)
+            _distances(members, 0, members.shape[1], members[:, j], distance)
             distance[j] = np.inf
             least = np.inf
             who[:] = k
