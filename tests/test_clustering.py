@@ -208,6 +208,28 @@ def test_the_few_pixels_beyond_the_radius_of_a_wide_instance_are_no_clusters() -
     assert clusters.labels.tolist() == [[1] * 180 + [0] * 10]
 
 
+@pytest.mark.parametrize("min_size", [1, 3])
+def test_tiny_instances_close_together_are_all_found(min_size: int) -> None:
+    """Close enough for every one to be surrounded: within the guarantee no cluster is taken for a mixture."""
+    rows, columns = np.divmod(np.arange(100), 10)
+    tiny = 5 + 0.8 * np.repeat(np.stack([rows, columns]), 3, axis=1) + 0.1 * np.tile([[0, 1, 0], [0, 0, 1]], 100)
+    embedding = torch.zeros(1, 2, 90_000)
+    places = np.random.default_rng(0).permutation(90_000)[:300]
+    embedding[0, :, places] = torch.from_numpy(tiny).float()
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=0.4, min_size=min_size)
+    instance = np.zeros(90_000, np.int64)
+    instance[places] = 1 + np.repeat(np.arange(100), 3)
+    assert (clusters.labels[0].numpy() == by_first_pixel(instance)).all()
+
+
+def test_mixtures_of_two_instances_are_no_instance() -> None:
+    share = torch.rand(400, generator=torch.Generator().manual_seed(0))
+    sides = torch.linspace(-0.3, 0.3, 40_000)
+    values = torch.cat([sides, 8 * share, 8 + sides])
+    clusters = cluster_embeddings(values.view(1, 1, -1), everywhere(values.view(1, 1, -1)), radius=1.0, min_size=20)
+    assert len(clusters.sizes[0]) == 2
+
+
 def test_close_instances_are_told_apart_even_from_a_pixel_between_them() -> None:
     # Δ = 1.3 radius. The first pixel of each lies towards the other: a window of one radius around it holds both.
     one = torch.cat([torch.tensor([0.25]), torch.linspace(-0.1, 0.1, 100)])

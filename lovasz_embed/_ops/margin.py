@@ -26,6 +26,7 @@ SECOND = 1 << 20, 1 << 26  # both hold 2 MAX_CENTRES pixels: at least half of th
 _SECOND_SHARE = 1 / 4, 128  # per pixel of the picture: linear time for any picture
 _SHARE = 8  # one in so many pixels of a large picture, to tell where the means are
 _AT_REST = 0.1  # radii: a centre that was farther from the mean of its pixels is sought once more
+_FEW = 512  # fewer than one in so many pixels of the lattice may be a mixture of two instances
 _MANY = 16  # more than one pixel in so many is a matter of a sweep over all
 
 
@@ -159,7 +160,9 @@ def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, limit: f
     # The coordinate that tells most pixels apart tells most centres apart.
     axis = int(np.argmax(points.var(1))) if len(owners) else 0
     nothing = Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
-    modes = [_modes(points[:, owners == c], nothing.means, radius, 2)[0] for c in range(sweep.class_count)]
+    # What is refused here, if it is few, has another chance among all that is left.
+    sure = points.shape[1] // _FEW
+    modes = [_modes(points[:, owners == c], nothing.means, radius, 2, sure)[0] for c in range(sweep.class_count)]
     state = _State(sweep, _gather(modes, nothing), limit)
     state.again(radius, share=_SHARE)
     state.start_from_means()
@@ -311,7 +314,7 @@ def _look_again(
             # Of a part, so few that all instances below that number hold less than half of it.
             enough = max(2, min_size if complete else min(min_size, 1 + len(looked) // (2 * MAX_CENTRES)))
             points = rest.planar[:, looked[company >= enough]]
-            new, explained = _modes(points, around.of_class(c), radius, enough)
+            new, explained = _modes(points, around.of_class(c), radius, enough, len(looked) + 1 if complete else 0)
             modes.append(new)
             if not complete:
                 again[c] = len(new) > 0 and 2 * explained >= len(looked)
@@ -358,7 +361,9 @@ def _places(classes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.in
     return sampled[::surplus]
 
 
-def _modes(points: Floats, known: NDArray[np.float64], radius: float, enough: int) -> tuple[NDArray[np.float64], int]:
+def _modes(
+    points: Floats, known: NDArray[np.float64], radius: float, enough: int, sure: int
+) -> tuple[NDArray[np.float64], int]:
     """Return the new modes (k, D) of one class's points (D, n), and how many points they explain."""
     dimensions, n = points.shape
     if n == 0:
@@ -376,5 +381,5 @@ def _modes(points: Floats, known: NDArray[np.float64], radius: float, enough: in
     start = min(len(known), MAX_CENTRES)
     modes = np.empty((dimensions, min(start + n, MAX_CENTRES)))
     modes[:, :start] = known.T[:, :start]
-    total, explained = mode_kernels.find_modes(*net, radius, densest_first, enough, modes, start)
+    total, explained = mode_kernels.find_modes(*net, radius, densest_first, enough, sure, modes, start)
     return modes[:, start:total].T, explained

@@ -167,6 +167,7 @@ def find_modes(
     radius: float,
     order: Ints,
     enough: int,
+    sure: int,
     modes: Floats,
     known: int,
 ) -> tuple[int, int]:
@@ -176,7 +177,12 @@ def find_modes(
     the flat kernel climbs: with half the radius, so that it does not halt between two close instances, then with
     the radius, whose fixed point is the mean of a lone instance. Where it comes to rest is a mode if it is farther
     than `radius` from all others. Then it climbs from every point that no mode explains, if it has company:
-    `enough` such points within half the radius, and no climb began there before.
+    `enough` such points within half the radius, and no climb began there before; not where all modes must stand out,
+    for what does has a leader of its own.
+
+    A mode of fewer than `sure` points must also look like an instance, not like a stretch of the pixels that lie
+    between two: see `_stands_out`. No climb begins where one step leads to what does not, nor close to a mode that
+    was refused.
 
     Args:
         points: (D, n), sorted by their leader.
@@ -187,6 +193,7 @@ def find_modes(
         radius: Radius of an instance.
         order: (L,), the leaders in the order of their turns.
         enough: Fewest points to climb from, counting the start.
+        sure: Fewest points of a mode that need not stand out.
         modes: (D, room), known modes in the first columns; the new ones are written behind them. The search
             stops when there is no room.
         known: How many modes are known.
@@ -204,7 +211,9 @@ def find_modes(
     explained = np.zeros(size, np.bool_)
     tried = np.zeros(size, np.bool_)
     found = known
-    for turn in range(starts + size):
+    refused = np.empty((dimensions, modes.shape[1] if sure > 0 else 0), modes.dtype)
+    refusals = 0
+    for turn in range(starts + (size if sure <= size else 0)):
         if found == modes.shape[1]:
             break
         start = turn - starts
@@ -216,7 +225,7 @@ def find_modes(
             spot[:] = points[:, start]
         centre[:] = spot
         close = _is_near(modes, found, centre, limit, apart)
-        if close:
+        if close or _is_near(refused, refusals, centre, 0.25 * limit, apart):
             continue
         share = 1.0 if start < 0 else 0.5
         count = _ball(points, leaders, axis, first, cover, spot, share * radius, distance, stretch, inside)
@@ -228,6 +237,14 @@ def find_modes(
         if start >= 0:
             for i in inside[:count]:
                 tried[i] = True
+        if start >= 0:
+            count = _ball(points, leaders, axis, first, cover, spot, radius, distance, stretch, inside)
+        if count < sure:
+            _mean(points, inside[:count], mean)
+            spot[:] = mean
+            if not _stands_out(points, leaders, axis, first, cover, spot, radius, distance, stretch, inside, mean):
+                continue
+            spot[:] = centre
         for share in (0.5, 1.0):
             if close:
                 break
@@ -248,11 +265,55 @@ def find_modes(
         if close:
             continue
         count = _ball(points, leaders, axis, first, cover, spot, radius, distance, stretch, inside)
+        if count < sure and not _stands_out(
+            points, leaders, axis, first, cover, spot, radius, distance, stretch, inside, mean
+        ):
+            if refusals < refused.shape[1]:
+                refused[:, refusals] = centre
+                refusals += 1
+            continue
+        count = _ball(points, leaders, axis, first, cover, spot, radius, distance, stretch, inside)
         for i in inside[:count]:
             explained[i] = True
         modes[:, found] = centre
         found += 1
     return found, explained.sum()
+
+
+@jit
+def _stands_out(
+    points: Floats,
+    leaders: Floats,
+    axis: int,
+    first: Ints,
+    cover: float,
+    centre: Floats,
+    radius: float,
+    distance: Floats,
+    stretch: Ints,
+    inside: Ints,
+    mean: Floats,
+) -> bool:
+    """Whether the points within `radius` of `centre` look like an instance of their own.
+
+    They do if three in four of them lie within half the radius of their mean, as all of an instance do where the
+    guarantee holds; or if three in four points within twice the radius are theirs: little surrounds them. Of pixels
+    spread along a line, such as mixtures of two instances, one half do either.
+    """
+    wide = _ball(points, leaders, axis, first, cover, centre, 2.0 * radius, distance, stretch, inside)
+    count = _ball(points, leaders, axis, first, cover, centre, radius, distance, stretch, inside)
+    if 4 * count >= 3 * wide:
+        return True
+    _mean(points, inside[:count], mean)
+    limit = 0.25 * radius * radius
+    tight = 0
+    for i in inside[:count]:
+        squared = 0.0
+        for d in range(points.shape[0]):
+            difference = points[d, i] - mean[d]
+            squared += difference * difference
+        tight += squared <= limit
+    return 4 * tight >= 3 * count
 
 
 @jit
