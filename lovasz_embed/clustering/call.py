@@ -60,7 +60,7 @@ def cluster_embeddings(
 
     Beyond the guarantee (tails, mixed pixels along borders, closer means) weak modes do not split an instance: a mode
     counts only if it is farther than `radius` from all denser ones, and one found among what was left only if most of
-    the pixels nearest to it were left as well.
+    the pixels nearest to it were left as well, and it does not look like a stretch of mixed pixels between two others.
 
     **method="seeded"**, for networks that say how well each pixel stands for its instance, and perhaps how large that
     is. One after the other, the pixels whose seed is at least `min_seed` and that no cluster has taken, highest
@@ -110,9 +110,9 @@ def cluster_embeddings(
 
     Notes:
         For "margin", equal densities go to the pixel first in scan order, equal distances to the centre with the
-        smaller coordinate; for "seeded", equal seeds take their turns in scan order. Sums are float64 in a fixed
-        order: neither the number of threads nor a repetition changes a bit. Half precision is computed in float32.
-        Runs on the CPU; an embedding on another device is copied picture by picture. Values of pixels that are not
+        smaller coordinate; for "seeded", equal seeds take their turns in scan order. Sums are integers or taken in a
+        fixed order: neither the number of threads nor a repetition changes a bit. Half precision is computed in
+        float32. Runs on the CPU; an embedding on another device is copied picture by picture. Values of pixels that are not
         clustered are never used. For "margin" O(P D) time where pixels lie well inside their instance, O(P K D) at
         worst; memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or
         float64 on the CPU. While `min_size` is 1, every isolated outlier is a cluster.
