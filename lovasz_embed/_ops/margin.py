@@ -130,7 +130,8 @@ class _Found:
 def _search(sweep: Sweep, shape: tuple[int, ...], radius: float, reach: float, min_size: int) -> _Found:
     """Find the centres among a lattice of pixels, then among all that they leave, and label every pixel."""
     state = _first_centres(sweep, shape, radius, max(radius, reach))
-    if not state.drop(state.totals.counts < min_size, radius):
+    far = state.move(radius)
+    if not state.drop(far | (state.totals.counts < min_size), radius):  # the former are found again
         state.again(radius)
     unlabelled = sweep.unlabelled()
     state.give(unlabelled, radius)  # centres have moved: most pixels on the rim of an instance find theirs now
@@ -167,7 +168,6 @@ def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, limit: f
     state.again(radius, share=_SHARE)
     state.start_from_means()
     state.again(radius)
-    state.move(radius)
     return state
 
 
@@ -201,22 +201,22 @@ class _State:
         """Move the centres to the mean of their pixels and forget these; those that have none stay."""
         self._set(replace(self.centres, means=self._means()))
 
-    def move(self, radius: float) -> None:
-        """Move the centres to the mean of their pixels; those that move far are dropped, to be found again.
+    def move(self, radius: float) -> NDArray[np.bool_]:
+        """Move the centres to the mean of their pixels; return which moved so far that these may be others' (K,).
 
-        If they have many pixels, all pixels are labelled once more instead.
+        If that is a matter of many pixels, all are labelled once more instead, and none is returned.
         """
         moved = replace(self.centres, means=self._means())
         way = moved.means - self.centres.means
-        far = np.sqrt((way * way).sum(1)) > _AT_REST * radius
+        far: NDArray[np.bool_] = np.sqrt((way * way).sum(1)) > _AT_REST * radius
         if _MANY * int(self.totals.counts[far].sum()) > len(self.sweep.labels):
             self._set(moved)
             self.again(radius)
-            return
+            return np.zeros(len(far), np.bool_)
         dtype = self.sweep.planar.dtype
         self.totals.shift(self.units, self.centres.rounded(dtype).means, moved.rounded(dtype).means)
         self.centres = moved
-        self.drop(far, radius)
+        return far
 
     def _release(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Drop centres and return their pixels, which are without a label then."""

@@ -11,7 +11,7 @@ from . import margin_crowd_kernels
 from .margin_sweep import Floats, Map
 
 _AXES = 3  # of the grid, at most: more cells are empty, fewer full ones
-_BITS = (14, 7, 5)  # it repeats after 2^bits cells, for 1, 2, 3 axes
+_BITS = (14, 7, 5)  # it repeats after 2^bits radii, for 1, 2, 3 axes
 _TASKS = 128  # the full lines lie side by side: few tasks would hold them all
 
 
@@ -40,7 +40,7 @@ def crowding(
     while True:
         cells = np.empty(len(chosen), np.int32)
         order = np.empty(len(chosen), np.int32)
-        first = np.empty((1 << axes * bits) + 1, np.int32)
+        first = np.empty((1 << axes * bits + margin_crowd_kernels.FINE) + 1, np.int32)
         close = margin_crowd_kernels.place(points[:axes, chosen], radius, bits, cells, first, order)
         if close <= pairs:
             break

@@ -16,6 +16,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
 _BLOCK = 256  # points compared at once
+FINE = 2  # along the last axis a radius is 2^this cells wide: fewer points are compared in vain
 _FAR = 2.0**52  # in radii: beyond, a float64 no longer tells one cell from the next
 
 
@@ -25,21 +26,24 @@ def place(points: Floats, radius: float, bits: int, cells: Ints, first: Ints, or
 
     Args:
         points: (A, n), the coordinates that the grid is over.
-        radius: Width of a cell.
-        bits: It repeats after 2^bits cells along each.
+        radius: Width of a cell; along the last axis there are four in it.
+        bits: It repeats after 2^bits radii along each.
         cells: (n,), written: the cell of each point.
-        first: (2^(A bits) + 1,), written: where the points of each cell begin in `order`.
+        first: (2^(A bits + 2) + 1,), written: where the points of each cell begin in `order`.
         order: (n,), written: the points, cell by cell.
     """
     axes = points.shape[0]
     mask = (1 << bits) - 1
+    fine_mask = (1 << (bits + FINE)) - 1
     width = radius * (1.0 + 1e-9)  # rounding must not put close points two cells apart
     first[:] = 0
     for i in range(points.shape[1]):
         cell = 0
-        for a in range(axes):
+        for a in range(axes - 1):
             step = np.floor(min(max(points[a, i] / width, -_FAR), _FAR))
             cell = (cell << bits) | (int(step) & mask)
+        step = np.floor(min(max(points[axes - 1, i] / width * (1 << FINE), -_FAR), _FAR))
+        cell = (cell << (bits + FINE)) | (int(step) & fine_mask)
         cells[i] = cell
         first[cell + 1] += 1
     for cell in range(first.shape[0] - 1):
@@ -57,8 +61,8 @@ def place(points: Floats, radius: float, bits: int, cells: Ints, first: Ints, or
         if members > 0:
             for row in range(rows):
                 base = _beside(cell, row, axes, bits)
-                for step in range(-1, 2):
-                    other = base | ((cell + step) & mask)
+                for step in range(-(1 << FINE), (1 << FINE) + 1):
+                    other = base | ((cell + step) & fine_mask)
                     pairs += members * (first[other + 1] - first[other])
     return pairs
 
@@ -69,7 +73,7 @@ def _beside(cell: int, row: int, axes: int, bits: int) -> int:
     mask = (1 << bits) - 1
     result = 0
     for a in range(axes - 2, -1, -1):
-        shift = bits * (axes - 1 - a)
+        shift = bits * (axes - 1 - a) + FINE
         step = (row % 3 + 1) % 3 - 1  # 0, 1, -1
         row //= 3
         result |= (((cell >> shift) + step) & mask) << shift
@@ -92,7 +96,7 @@ def crowd(
     """Count the points within `radius` of every point in some cells, itself included; at `enough` it may stop.
 
     The cells of a row along the last axis share their surroundings, which are copied side by side: the points
-    within three neighbouring cells of that axis are then one stretch, and the loops along it make vectors.
+    within the radius along that axis are then one stretch, and the loops along it make vectors.
 
     Args:
         sorted_points: (D, n), cell by cell.
@@ -107,19 +111,20 @@ def crowd(
         counts: (n,), written for the points in these cells.
     """
     limit = sorted_points.dtype.type(radius * radius)
-    length = 1 << bits
+    length = 1 << (bits + FINE)
+    wide = 1 << FINE  # cells on either side that a radius reaches
     rows = 3 ** (axes - 1)
     dimensions = sorted_points.shape[0]
-    start = np.empty(length + 3, np.int64)  # where cell -1, 0, ... of the last axis begins in `around`
+    start = np.empty(length + 2 * wide + 1, np.int64)  # where cell -4, -3, ... of the last axis begins in `around`
     squared = np.empty(_BLOCK, sorted_points.dtype)
     around = np.empty((dimensions, 1024), sorted_points.dtype)
     for line in range(begin, end):
-        own = line << bits
+        own = line << (bits + FINE)
         if first[own] == first[own + length]:
             continue
         size = 0
-        for b in range(-1, length + 1):
-            start[b + 1] = size
+        for b in range(-wide, length + wide):
+            start[b + wide] = size
             for row in range(rows):
                 cell = _beside(own, row, axes, bits) | (b & (length - 1))
                 low, members = first[cell], first[cell + 1] - first[cell]
@@ -133,12 +138,12 @@ def crowd(
                     for j in range(members):
                         around[d, size + j] = sorted_points[d, low + j]
                 size += members
-        start[length + 2] = size
+        start[length + 2 * wide] = size
         for b in range(length):
             for place in range(first[own + b], first[own + b + 1]):
                 count = 0
-                for low in range(start[b], start[b + 3], _BLOCK):
-                    high = min(low + _BLOCK, start[b + 3])
+                for low in range(start[b], start[b + 2 * wide + 1], _BLOCK):
+                    high = min(low + _BLOCK, start[b + 2 * wide + 1])
                     _from_point(around, low, high, sorted_points[:, place], squared)
                     for j in range(high - low):
                         count += squared[j] <= limit

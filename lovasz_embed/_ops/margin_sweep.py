@@ -16,7 +16,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Map = Callable[[Callable[[int], Any], range], list[Any]]
 
-CHUNK = 65_536  # pixels per task, at least
+CHUNK = 65_536  # pixels per task, at least; of scattered pixels, each of which is more work, an eighth
 _RIVALS = 4  # neighbours of a centre that are compared with many pixels at once, at most
 _ROOM = 1 << 20  # bytes of sums that all tasks together may always have; else an eighth of the embedding
 
@@ -94,6 +94,7 @@ class Sweep:
         self.class_count = class_count
         self.labels = np.zeros(len(classes), np.int32)
         self.width = width  # of a row: the pixel above is so many pixels before; 0: neighbours mean nothing
+        self.chunk = CHUNK if width else -(-CHUNK // 8)
         self.run = run
 
     def unlabelled(self) -> NDArray[np.intp]:
@@ -117,11 +118,12 @@ class Sweep:
         planar = np.empty((len(self.planar), len(pixels)), self.planar.dtype)
 
         def copy(begin: int) -> None:
-            chosen = pixels[begin : begin + CHUNK]
-            np.take(self.planar, chosen, axis=1, out=planar[:, begin : begin + CHUNK])
+            end = begin + part.chunk
+            np.take(self.planar, pixels[begin:end], axis=1, out=planar[:, begin:end])
 
-        self.run(copy, range(0, len(pixels), CHUNK))
-        return Sweep(planar, self.classes[pixels], self.class_count, self.run)
+        part = Sweep(planar, self.classes[pixels], self.class_count, self.run)
+        self.run(copy, range(0, len(pixels), part.chunk))
+        return part
 
     def units(self, centres: Centres, limit: float) -> Units:
         return Units.of(centres.means, limit, len(self.labels), self.planar.dtype)
@@ -242,7 +244,7 @@ class Sweep:
     def _chunk(self, sums: int) -> int:
         """Return how many pixels make a task, so that the sums of all tasks stay small beside the embedding."""
         tasks = max(_ROOM, self.planar.nbytes // 8) // (8 * max(sums, 1))
-        return max(CHUNK, -(-len(self.labels) // max(tasks, 1)))
+        return max(self.chunk, -(-len(self.labels) // max(tasks, 1)))
 
     def _unlabelled(self, begin: int) -> NDArray[np.intp]:
         end = begin + CHUNK
