@@ -113,8 +113,8 @@ def cluster_embeddings(
         smaller coordinate; for "seeded", equal seeds take their turns in scan order. Sums are integers or taken in a
         fixed order: neither the number of threads nor a repetition changes a bit. Half precision is computed in
         float32. Runs on the CPU; an embedding on another device is copied picture by picture. Values of pixels that
-        are not clustered are never used. For "margin" O(P D) time where pixels lie well inside their instance, O(P K D) at
-        worst; memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or
+        are not clustered are never used. For "margin" O(P D) time where pixels lie well inside their instance, O(P K
+        D) at worst; memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or
         float64 on the CPU. While `min_size` is 1, every isolated outlier is a cluster.
 
     References:
