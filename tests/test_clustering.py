@@ -230,6 +230,15 @@ def test_mixtures_of_two_instances_are_no_instance() -> None:
     assert len(clusters.sizes[0]) == 2
 
 
+def test_a_pixel_that_is_a_cluster_by_itself_joins_no_other() -> None:
+    embedding = line(0, 0.1, -0.1, 1.5, 1.8)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=0.25, reach=2.0)
+    assert clusters.labels.tolist() == [[1, 1, 1, 2, 3]]
+    assert torch.allclose(clusters.centres[0], torch.tensor([[0.0], [1.5], [1.8]]), atol=1e-6)
+    clusters = cluster_embeddings(embedding, everywhere(embedding), radius=0.25, reach=2.0, min_size=2)
+    assert clusters.labels.tolist() == [[1] * 5]
+
+
 def test_close_instances_are_told_apart_even_from_a_pixel_between_them() -> None:
     # Δ = 1.3 radius. The first pixel of each lies towards the other: a window of one radius around it holds both.
     one = torch.cat([torch.tensor([0.25]), torch.linspace(-0.1, 0.1, 100)])
@@ -340,6 +349,19 @@ def test_crowding_counts_the_points_within_the_radius(
     assert np.array_equal(np.minimum(found, enough)[clear], np.minimum(expected, enough)[clear])
 
 
+def test_modes_are_means_of_the_pixels_within_the_radius() -> None:
+    points = np.random.default_rng(3).uniform(-2, 2, size=(2, 2000)) ** 3  # no tidy balls: climbs take many steps
+    modes, explained = margin._modes(points, np.empty((0, 2)), 1.0, 2, 0)
+    distance = np.linalg.norm(points[:, :, None] - modes.T[:, None], axis=0)
+    means = np.stack([points[:, inside].mean(1) for inside in (distance <= 1.0).T])
+    # A climb ends with a step below 1e-4 radii, as `_REST` says, or where no pixel enters or leaves.
+    assert np.linalg.norm(means - modes, axis=1).max() <= 1e-4
+    assert explained == (distance <= 1.0).any(1).sum()
+    apart = np.linalg.norm(modes[:, None] - modes, axis=2) + 9 * np.eye(len(modes))
+    assert len(modes) > 5
+    assert apart.min() > 1.0
+
+
 def test_too_many_pairs_are_thinned_out() -> None:
     points = np.zeros((2, 1000))
     chosen, found = crowding(points, 1.0, 10_000, 100.0**2, map_threads)
@@ -410,6 +432,8 @@ def test_joining_centres_is_as_if_they_had_always_been(seed: int) -> None:
     state = state_of(pixels, centres.select(~later))
     before = state.sweep.labels.copy()
     open_pixels = state.sweep.unlabelled()
+    state.units.scale[:] /= 2  # whatever the units of what was added up before
+    state.totals.sums //= 2
     found, stolen = state.join(centres.select(later), state.sweep.part(open_pixels), open_pixels, 1.0)
     assert np.array_equal(found, later)
     taken = state.sweep.labels[before > 0]
