@@ -14,7 +14,7 @@ from .jit import jit
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
-_BLOCK = 128  # leaders compared at once
+_BLOCK = 32  # leaders compared at once
 _STEPS = 50  # a flat kernel over finitely many points stops by itself, nearly always within ten steps
 _REST = 1e-8  # squared step, in squared radii, at which it counts as standing still
 
@@ -59,8 +59,8 @@ def _first_above(values: Floats, low: int, high: int, bound: float) -> int:
 def choose_leaders(points: Floats, axis: int, radius: float, owner: Ints, leaders: Floats) -> int:
     """Cover the points with balls of `radius` around some of them; return how many.
 
-    In the order of the points, one that no leader covers becomes a leader itself; the others join the first that
-    covers them. Leaders that are too far behind along one axis are not compared.
+    In the order of the points, one that no leader covers becomes a leader itself; the others join one that covers
+    them. Leaders that are too far behind along one axis are not compared.
 
     Args:
         points: (D, n), sorted by their coordinate `axis`.
@@ -77,15 +77,15 @@ def choose_leaders(points: Floats, axis: int, radius: float, owner: Ints, leader
         while behind < count and leaders[axis, behind] < bound:
             behind += 1
         chosen = -1
-        begin = behind
-        while chosen < 0 and begin < count:
-            size = min(_BLOCK, count - begin)
-            _distances(leaders, begin, begin + size, points[:, i], distance)
-            for j in range(size):
+        end = count
+        while chosen < 0 and end > behind:  # those that are near along the axis are the likeliest
+            begin = max(end - _BLOCK, behind)
+            _distances(leaders, begin, end, points[:, i], distance)
+            for j in range(end - begin):
                 if distance[j] <= limit:
                     chosen = begin + j
                     break
-            begin += size
+            end = begin
         if chosen < 0:
             chosen = count
             leaders[:, count] = points[:, i]
