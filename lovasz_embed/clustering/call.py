@@ -109,13 +109,14 @@ def cluster_embeddings(
             become noise and influence nothing; `Clusters.invalid` counts them.
 
     Notes:
-        For "margin", equal densities go to the pixel first in scan order, equal distances to the centre with the
-        smaller coordinate; for "seeded", equal seeds take their turns in scan order. Sums are integers or taken in a
-        fixed order: neither the number of threads nor a repetition changes a bit. Half precision is computed in
-        float32. Runs on the CPU; an embedding on another device is copied picture by picture. Values of pixels that
-        are not clustered are never used. For "margin" O(P D) time where pixels lie well inside their instance, O(P K
-        D) at worst; memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or
-        float64 on the CPU. While `min_size` is 1, every isolated outlier is a cluster.
+        For "margin", of equal densities the climb begins with the smaller coordinate, and of equally near centres the
+        one with the smaller coordinate is taken; for "seeded", equal seeds take their turns in scan order. Sums are
+        integers or taken in a fixed order: neither the number of threads nor a repetition changes a bit. Half
+        precision is computed in float32. Runs on the CPU; an embedding on another device is copied picture by
+        picture. Values of pixels that are not clustered are never used. For "margin" O(P·D) time where pixels lie
+        well inside their instance, O(P·K·D) at worst; memory is below that of one picture's embedding, plus its copy
+        if it is not contiguous float32 or float64 on the CPU. While `min_size` is 1, every isolated outlier is a
+        cluster.
 
     References:
         Y. Cheng, "Mean shift, mode seeking, and clustering", PAMI 17(8), 1995 (flat kernel, section I).
