@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from _network import SIDE, Painted, picture
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from lovasz_embed.formats import Sample
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.synthetic import CLASSES, THINGS, StreetScenes
 from lovasz_embed.training import TrainConfig, fit
@@ -150,22 +150,7 @@ def _means(rng: np.random.Generator, count: int, dims: int, gap: float) -> NDArr
     return means
 
 
-class _Painted:
-    """Painted streets, as pictures to train on."""
-
-    def __init__(self, count: int, seed: int, size: int) -> None:
-        self._scenes = StreetScenes(count, seed=seed, size=(size, size), max_things=10)
-
-    def __len__(self) -> int:
-        return len(self._scenes)
-
-    def __getitem__(self, index: int) -> Sample:
-        scene = self._scenes[index]
-        image = (scene.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        return Sample(str(index), image, scene.semantic.numpy().astype(np.uint8), scene.instance.numpy())
-
-
-def trained(run: Path | None, pictures: int, minutes: float, size: int = 96) -> Problem:
+def trained(run: Path | None, pictures: int, minutes: float, size: int = SIDE) -> Problem:
     """Return the embeddings of a trained model on painted streets it has not seen; classes are the true ones.
 
     Args:
@@ -180,14 +165,13 @@ def trained(run: Path | None, pictures: int, minutes: float, size: int = 96) -> 
         torch.manual_seed(0)
         config = ModelConfig(classes=CLASSES, things=tuple(sorted(THINGS)), widths=(24, 32, 48, 64, 64), unit=7.0)
         schedule = TrainConfig(minutes=minutes, batch=4, crop=size, mean_pictures=20)
-        model = fit(PanopticEmbedder(config), _Painted(1000, 0, size), schedule)
+        model = fit(PanopticEmbedder(config), Painted(1000, 0, side=size), schedule)
     model.eval()
     unseen = StreetScenes(pictures, seed=1_000_000, size=(size, size), max_things=10)
     embedding, classes, truth = [], [], []
     with torch.no_grad():
         for scene in (unseen[k] for k in range(pictures)):
-            image = (scene.image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            embedding.append(model(prepare(image)[None]).float().numpy()[0])
+            embedding.append(model(prepare(picture(scene))[None]).float().numpy()[0])
             thing = (scene.instance > 0).numpy()
             classes.append(np.where(thing, scene.semantic.numpy(), -1).astype(np.int32))
             truth.append(scene.instance.numpy().astype(np.int32))

@@ -18,8 +18,8 @@ SIDE = 96  # of a painted scene, pixels
 class Painted:
     """Painted streets, as pictures to train on."""
 
-    def __init__(self, count: int, seed: int, most_things: int = 10) -> None:
-        self.scenes = StreetScenes(count, seed=seed, size=(SIDE, SIDE), max_things=most_things)
+    def __init__(self, count: int, seed: int, *, side: int = SIDE, most_things: int = 10) -> None:
+        self.scenes = StreetScenes(count, seed=seed, size=(side, side), max_things=most_things)
 
     def __len__(self) -> int:
         return len(self.scenes)

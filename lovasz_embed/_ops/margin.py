@@ -41,7 +41,7 @@ class PictureClusters:
     classes: NDArray[np.int64]  # (K,) class of each cluster, without gaps
     separation: float  # smallest distance between two centres of one class, inf if there are none
     invalid: int = 0  # pixels to be clustered that hold NaN or Inf: they are noise
-    scores: NDArray[np.float64] | None = None  # (K,) in [0, 1]; None: 1 - variance / radius²
+    scores: Floats | None = None  # (K,) in [0, 1]; None: 1 - variance / radius²
     apart: bool | None = None  # the answer to `margin_ok`; None: separation > 2 radius
 
 

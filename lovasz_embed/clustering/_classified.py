@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_embed import _check
-from lovasz_embed._ops.margin import Map, PictureClusters, cluster_picture
+from lovasz_embed._ops.margin import PictureClusters, cluster_picture
 from lovasz_embed._ops.threads import map_threads
-from lovasz_embed.clustering._pictures import planar
+from lovasz_embed.clustering._pictures import compactness, planar, runner
 
 
 def check_options(radius: float, reach: float | None, connected: bool) -> None:
@@ -43,8 +42,7 @@ def cluster_classified(
         min_size: Fewest pixels of a cluster.
         connected: Split clusters into connected parts.
     """
-    # Threads take whole pictures; a picture alone is cut into chunks. Either way the arithmetic is the same.
-    run: Map = _serial if len(embedding) > 1 else map_threads
+    run = runner(len(embedding))
 
     def picture(b: int) -> PictureClusters:
         found = cluster_picture(
@@ -57,11 +55,6 @@ def cluster_classified(
             connected=connected,
             run=run,
         )
-        scores = np.clip(1.0 - found.variances / radius**2, 0.0, 1.0)
-        return replace(found, scores=scores.astype(np.float32))  # the precision of `Clusters.scores`
+        return replace(found, scores=compactness(found.variances, radius))
 
     return map_threads(picture, range(len(embedding)))
-
-
-def _serial(function: Any, items: range) -> list[Any]:
-    return [function(item) for item in items]

@@ -1,4 +1,4 @@
-"""One picture as plain arrays: planar floats, compact classes."""
+"""One picture as plain arrays: planar floats, compact classes, scores; and who shares its work."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lovasz_embed._ops.margin import Floats
+from lovasz_embed._ops.margin import Floats, Map
+from lovasz_embed._ops.threads import map_threads
 
 _TABLE = 65_536  # class labels below are looked up in a table, larger ones are sorted
+
+
+def runner(pictures: int) -> Map:
+    """Return what runs the chunks of a picture.
+
+    Threads take whole pictures; a picture alone is cut into chunks. Either way the arithmetic is the same.
+    """
+    return map_threads if pictures == 1 else lambda function, items: [function(item) for item in items]
+
+
+def compactness(variances: NDArray[np.float64], radius: float) -> NDArray[np.float32]:
+    """Return 1 - mean squared distance to the centre / radius², at least 0: the score of a cluster of known radius."""
+    return np.clip(1.0 - variances / radius**2, 0.0, 1.0).astype(np.float32)
 
 
 def planar(picture: Tensor) -> Floats:

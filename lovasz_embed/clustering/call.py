@@ -13,11 +13,11 @@ from torch import Tensor
 from lovasz_embed import _check
 from lovasz_embed._ops.density import cluster_picture_by_density
 from lovasz_embed._ops.labels import as_labels
-from lovasz_embed._ops.margin import Map, PictureClusters, cluster_picture
+from lovasz_embed._ops.margin import PictureClusters, cluster_picture
 from lovasz_embed._ops.seeded import cluster_picture_by_seeds
 from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering._options import Options
-from lovasz_embed.clustering._pictures import compact, planar
+from lovasz_embed.clustering._pictures import compact, compactness, planar, runner
 from lovasz_embed.clustering.result import Clusters
 
 _METHODS: dict[str, Callable[..., PictureClusters]] = {
@@ -147,8 +147,7 @@ def cluster_embeddings(
     options.check(embedding)
 
     cluster = _METHODS[method]
-    # Threads take whole pictures; a picture alone is cut into chunks. Either way the arithmetic is the same.
-    run: Map = _map_serial if len(embedding) > 1 else map_threads
+    run = runner(len(embedding))
 
     def picture(b: int) -> tuple[PictureClusters, NDArray[np.int64]]:
         classes, ids = compact(labels[b].cpu().flatten().numpy())
@@ -173,15 +172,11 @@ def cluster_embeddings(
     )
 
 
-def _map_serial(function: Callable[[int], object], items: range) -> list[object]:
-    return [function(item) for item in items]
-
-
 def _scores(clusters: PictureClusters, radius: float | None) -> Tensor:
     if clusters.scores is not None or radius is None:
         assert clusters.scores is not None, "a method without a radius has scores of its own"
         return torch.from_numpy(clusters.scores)
-    return torch.from_numpy(1.0 - clusters.variances / radius**2).clamp(0.0, 1.0)
+    return torch.from_numpy(compactness(clusters.variances, radius))
 
 
 def _margin_ok(clusters: PictureClusters, radius: float | None) -> bool:
