@@ -53,12 +53,6 @@ def same_device(argument: str, value: Tensor, expected: torch.device, of: str) -
         raise ValueError(message(argument, f"be on the device of {of} ({expected})", value.device, remedy))
 
 
-def runs_on(device: torch.device, impl: str, argument: str) -> None:
-    """Raise `ValueError` unless engine `impl` runs on `device`."""
-    if impl == "numba" and device.type != "cpu":
-        raise ValueError(message(argument, "be on the CPU for impl='numba'", device, "Use impl='auto'."))
-
-
 def is_embedding(argument: str, value: Tensor) -> None:
     """Raise unless `value` is a floating point tensor (B, D, *spatial) with D at least 1."""
     is_floating(argument, value)

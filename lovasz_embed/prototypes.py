@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from lovasz_embed import _check
 from lovasz_embed._ops.class_means import as_linear, class_sums, linear_scores, means_of
+from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine
 from lovasz_embed._ops.labels import as_labels, labels_in_range
 from lovasz_embed._ops.ncm import check_classifier, check_dims, looked_at_of, nearest_mean
 from lovasz_embed._ops.reference import at_least_float32
-
-IMPLEMENTATIONS = ("auto", "reference", "numba")
 
 
 class ClassMeans(NamedTuple):
@@ -121,7 +120,7 @@ def nearest_class_mean(
     """
     _check.one_of("impl", impl, IMPLEMENTATIONS)
     looked_at = check_classifier(embedding, means, offset, dims, reject_radius)
-    _check.runs_on(embedding.device, impl, "embedding")
+    check_engine(impl, embedding.device, "embedding")
     return nearest_mean(
         embedding.detach(),
         means.detach(),

@@ -129,8 +129,8 @@ def test_an_import_from_below_or_from_the_same_room_is_fine(house: Path, file: s
     assert violations(house) == []
 
 
-def numba_users(package: Path) -> set[str]:
-    """Return the files that import numba or anything from it."""
+def users_of(library: str, package: Path) -> set[str]:
+    """Return the files that import a library or anything from it."""
     users = set()
     for _, file in rooms(package):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -138,10 +138,15 @@ def numba_users(package: Path) -> set[str]:
                 modules = [alias.name for alias in node.names]
             else:
                 modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(module.partition(".")[0] == "numba" for module in modules):
+            if any(module.partition(".")[0] == library for module in modules):
                 users.add(file.relative_to(package).as_posix())
     return users
 
 
 def test_one_file_alone_decides_how_numba_runs() -> None:
-    assert numba_users(PACKAGE) <= {"_ops/jit.py"}
+    assert users_of("numba", PACKAGE) <= {"_ops/jit.py"}
+
+
+def test_triton_stays_in_its_folder() -> None:
+    """A user without Triton, or without a GPU, must never meet it."""
+    assert {Path(file).parent.as_posix() for file in users_of("triton", PACKAGE)} <= {"_ops/gpu"}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lovasz_embed._ops.binning import Reduce, binned_extension
+from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.labels import is_ignored
 from lovasz_embed._ops.ranking_kernels import HINGE, SOFTMAX
 from lovasz_embed._ops.reference import lovasz_extension
@@ -58,8 +59,7 @@ def extension(
         bins: Bins per doubling of the error; 0 is the exact method.
         reduce: Adds counts over processes (with bins only). Counts are then those of all, losses this process's.
     """
-    if impl == "auto":
-        impl = "numba" if values.device.type == "cpu" else "reference"
+    impl = engine_for(impl, values.device)
     if reduce is not None and torch.compiler.is_compiling():
         impl = "reference"
     if impl == "numba":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lovasz_embed import _check
 from lovasz_embed._ops.class_means import as_linear, linear_scores
+from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.reference import at_least_float32
 
 
@@ -35,8 +36,8 @@ def nearest_mean(
         impl: "auto", "reference" or "numba".
     """
     graph = torch.compiler.is_compiling() or type(embedding) not in (Tensor, torch.nn.Parameter)
-    if impl == "auto":  # in a graph, the matrix product, which a compiler can look into and every exporter knows
-        impl = "numba" if embedding.device.type == "cpu" and not graph else "reference"
+    # In a graph, the matrix product, which a compiler can look into and every exporter knows.
+    impl = "reference" if graph and impl == "auto" else engine_for(impl, embedding.device)
     if impl == "numba":
         from lovasz_embed._ops import ncm_numba
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.nodes import IGNORED, Nodes, find_nodes, group_by_parent
 from lovasz_embed._ops.reference import lovasz_extension
 
@@ -61,8 +62,7 @@ def tree_hinge(
         cut: Negatives with an error up to this are left out (gaussian).
         impl: "auto", "reference" or "numba".
     """
-    if impl == "auto":
-        impl = "numba" if embedding.device.type == "cpu" else "reference"
+    impl = engine_for(impl, embedding.device)
     if impl == "numba":
         from lovasz_embed._ops.tree_operator import tree_hinge_numba
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lovasz_embed import _check
+from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed._ops.tree_hinge import KERNELS, TreeLevel, tree_hinge
 from lovasz_embed.hierarchy.class_terms import class_terms
 from lovasz_embed.hierarchy.levels import Level
 
 NEGATIVES = ("all", "siblings")
-IMPLEMENTATIONS = ("auto", "reference", "numba")
 
 
 class NodeLosses(NamedTuple):
@@ -243,7 +243,7 @@ def _check_arguments(
 ) -> None:
     _check.is_embedding("embedding", embedding)
     _check_options(kernel, negatives, truncation, impl)
-    _check.runs_on(embedding.device, impl, "embedding")
+    check_engine(impl, embedding.device, "embedding")
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
     for number, level in enumerate(levels):

@@ -11,10 +11,10 @@ from torch.distributed import ProcessGroup
 
 from lovasz_embed import _check
 from lovasz_embed._ops.binning import Reduce
+from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine
 
 Reduction = Literal["mean", "sum", "none"]
 
-IMPLEMENTATIONS = ("auto", "reference", "numba")
 _REDUCTIONS = ("mean", "sum", "none")
 _METHODS = ("sort", "binned")
 _DEFAULT_BINS = 512
@@ -78,7 +78,7 @@ def check_input(input: Tensor, axes: int, layout: str, impl: str) -> None:
     if input.ndim < axes:
         remedy = "A single picture needs a batch axis: input[None]."
         raise ValueError(_check.message("input", f"have shape {layout}", tuple(input.shape), remedy))
-    _check.runs_on(input.device, impl, "input")
+    check_engine(impl, input.device, "input")
 
 
 def check_options(
