@@ -1,0 +1,101 @@
+"""Every Triton kernel compiles for a real GPU, down to machine code: the interpreter takes much that this refuses.
+
+No GPU is needed for that, only the compiler. It runs in a process of its own, for kernels that were defined for the
+interpreter cannot be compiled. A kernel that is not in the table fails `test_no_kernel_is_forgotten`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import lovasz_embed
+
+PACKAGE = Path(lovasz_embed.__file__).parent
+HOPPER = ("cuda", 90, 32)
+
+
+class Kernel(NamedTuple):
+    """A kernel and one way to call it.
+
+    Attributes:
+        module: Its file in `_ops/gpu`, without ending.
+        name: Its name there.
+        arguments: The types of all arguments that are no constants, in order: "*i32" points at int32, "i32" is one;
+            "*T" and "T" become float32 and float64.
+        constants: The others.
+    """
+
+    module: str
+    name: str
+    arguments: str
+    constants: dict[str, Any]
+
+
+KERNELS = [
+    Kernel("counting_kernels", "weigh_cells_kernel", "*i32 *T *i64", {"BINS": 32768, "BLOCK": 2048}),
+    Kernel("counting_kernels", "weigh_cells_kernel", "*i64 *T *i64", {"BINS": 512, "BLOCK": 512}),
+]
+
+
+def compiled(kernel: Kernel, scalar: str) -> int:
+    """Return the bytes of machine code of a kernel; only in a process without the interpreter."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = getattr(importlib.import_module(f"lovasz_embed._ops.gpu.{kernel.module}"), kernel.name)
+    types = iter(kernel.arguments.replace("T", scalar).split())
+    signature = {name: "constexpr" if name in kernel.constants else next(types) for name in function.arg_names}
+    assert next(types, None) is None, "more types than arguments"
+    source = ASTSource(fn=function, signature=signature, constexprs=kernel.constants)
+    return len(triton.compile(source, target=GPUTarget(*HOPPER)).asm["cubin"])
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[tuple[int, str], str]:
+    """What became of every kernel, by its place in the table: nothing, or the compiler's complaint."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, __file__], env=environment, stdout=subprocess.PIPE, check=True, timeout=600)
+    found: dict[tuple[int, str], str] = pickle.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("scalar", ["fp32", "fp64"])
+@pytest.mark.parametrize("number", range(len(KERNELS)), ids=[f"{n}-{k.name}" for n, k in enumerate(KERNELS)])
+def test_a_kernel_compiles_for_a_gpu(outcomes: dict[tuple[int, str], str], number: int, scalar: str) -> None:
+    assert outcomes[number, scalar] == ""
+
+
+def launched(file: Path) -> set[str]:
+    """Return the kernels of a file: what is compiled and named ..._kernel; the others are called by kernels."""
+    functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return {f.name for f in functions if f.decorator_list and f.name.endswith("_kernel")}
+
+
+def test_no_kernel_is_forgotten() -> None:
+    files = (PACKAGE / "_ops" / "gpu").glob("*_kernels.py")
+    every = {(file.stem, name) for file in files for name in launched(file)}
+    assert every
+    assert every == {(kernel.module, kernel.name) for kernel in KERNELS}
+
+
+if __name__ == "__main__":
+    found = {}
+    for (number, kernel), scalar in itertools.product(enumerate(KERNELS), ("fp32", "fp64")):
+        try:
+            compiled(kernel, scalar)
+            found[number, scalar] = ""
+        except Exception as error:  # whatever the compiler raises is the outcome
+            found[number, scalar] = f"{type(error).__name__}: {error}"[:3000]
+    sys.stdout.buffer.write(pickle.dumps(found))
