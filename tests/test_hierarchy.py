@@ -403,7 +403,17 @@ def good() -> tuple[Tensor, tuple[Level, Level]]:
     [
         ({"kernel": "laplace"}, ValueError, "kernel must be one of 'margin', 'gaussian', got 'laplace'"),
         ({"negatives": "some"}, ValueError, "negatives must be one of 'all', 'siblings', got 'some'"),
-        ({"impl": "cuda"}, ValueError, "impl must be one of 'auto', 'reference', 'numba', got 'cuda'"),
+        ({"impl": "cuda"}, ValueError, "impl must be one of 'auto', 'reference', 'numba', 'triton', got 'cuda'"),
+        ({"method": "radix"}, ValueError, "method must be one of 'auto', 'sort', 'binned', got 'radix'"),
+        ({"bins": 64}, ValueError, "bins must be None for method='auto', got 64. Use method='binned'"),
+        ({"method": "sort", "bins": 64}, ValueError, "bins must be None for method='sort', got 64"),
+        ({"method": "binned", "bins": 100}, ValueError, "bins must be a power of two from 8 to 65536, got 100"),
+        ({"method": "binned", "bins": 64.0}, TypeError, "bins must be an int or None, got float"),
+        (
+            {"method": "sort", "impl": "triton"},
+            ValueError,
+            "method must be 'auto' or 'binned' for impl='triton', got 'sort'. Use impl='reference', which sorts",
+        ),
         ({"levels": ()}, ValueError, "levels must hold at least one Level, got none"),
         ({"levels": (1,)}, TypeError, r"levels\[0\] must be a Level, got int"),
         ({"ncm_weight": -1.0}, ValueError, "ncm_weight must be a finite number, 0 or above, got -1.0"),
@@ -520,3 +530,30 @@ def test_real_size_runs() -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert embedding.grad is not None
+
+
+@pytest.mark.parametrize("impl", ENGINES)
+@pytest.mark.parametrize("kernel", ["margin", "gaussian"])
+@pytest.mark.parametrize("bins", [8, 64, None])
+def test_counted_losses_of_every_node_are_within_the_certified_bracket(
+    bins: int | None, kernel: str, impl: str
+) -> None:
+    embedding, semantic, instance = random_case(3)
+    levels = levels_of(semantic, instance)
+    exact = hierarchical_lovasz_hinge(embedding, levels, kernel=kernel, impl=impl).per_node
+    binned = hierarchical_lovasz_hinge(embedding, levels, kernel=kernel, impl=impl, method="binned", bins=bins).per_node
+    for one, other in zip(exact, binned, strict=True):
+        assert (other.loss <= one.loss * (1 + 1e-12)).all()  # rounding of float64
+        assert (one.loss <= (1 + 1 / (bins or 512)) * (other.loss + 2.0**-32)).all()
+
+
+@pytest.mark.parametrize("kernel", ["margin", "gaussian"])
+def test_the_gradient_of_counted_losses_is_that_of_the_value(kernel: str) -> None:
+    embedding, semantic, instance = random_case(1)
+    levels = levels_of(semantic, instance)
+
+    def loss(leaf: Tensor) -> Tensor:
+        return hierarchical_lovasz_hinge(leaf, levels, kernel=kernel, method="binned", bins=64).loss
+
+    # Steps of 1e-6 do not leave a bin: as long as none does, the weights are constants.
+    assert torch.autograd.gradcheck(loss, embedding.requires_grad_())

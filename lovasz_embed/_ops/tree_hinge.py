@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lovasz_embed._ops.binning import binned_extension
 from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.nodes import IGNORED, Nodes, find_nodes, group_by_parent
 from lovasz_embed._ops.reference import lovasz_extension
@@ -50,7 +51,14 @@ class TreeLosses(NamedTuple):
 
 
 def tree_hinge(
-    embedding: Tensor, levels: Sequence[TreeLevel], *, kernel: str, siblings: bool, cut: float, impl: str
+    embedding: Tensor,
+    levels: Sequence[TreeLevel],
+    *,
+    kernel: str,
+    siblings: bool,
+    cut: float,
+    impl: str,
+    bins: int = 0,
 ) -> TreeLosses:
     """Return the weighted sum over levels of the mean over nodes of the Lovász hinge.
 
@@ -61,9 +69,10 @@ def tree_hinge(
         siblings: Only pixels of the same parent are negatives.
         cut: Negatives with an error up to this are left out (gaussian).
         impl: "auto", "reference" or "numba".
+        bins: Bins per doubling of the error; 0 is the exact method.
     """
     impl = engine_for(impl, embedding.device)
-    if impl == "numba":
+    if impl == "numba" and not bins:
         from lovasz_embed._ops.tree_operator import tree_hinge_numba
 
         return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut)
@@ -81,7 +90,7 @@ def tree_hinge(
             # Recomputed in backward: otherwise every node keeps several arrays of all pixels.
             checkpoint(
                 _one_node, seen, means, squared_radius(level, nodes, means.dtype), level.margin2, grouped, k, kernel,
-                cut, use_reentrant=False,
+                cut, bins, use_reentrant=False,
             )
             for k in range(len(nodes))
         ]  # fmt: skip
@@ -117,6 +126,7 @@ def _one_node(
     k: int,
     kernel: str,
     cut: float,
+    bins: int,
 ) -> Tensor:
     picture = int(nodes.picture[k])
     pictures = slice(None) if picture < 0 else slice(picture, picture + 1)
@@ -128,4 +138,5 @@ def _one_node(
     errors = torch.where(inside, 1 - score, 1 + score)
     counts &= inside | (errors > cut)
     # A background entry of error 0 changes nothing: that masks a pixel exactly (docs/mathematics.md).
-    return lovasz_extension(torch.where(counts, errors, 0), inside)
+    errors = torch.where(counts, errors, 0)
+    return binned_extension(errors[None], inside[None], bins)[0][0] if bins else lovasz_extension(errors, inside)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lovasz_embed import _check
-from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine
+from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine, engine_for
+from lovasz_embed._ops.methods import bins_of, check_method
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed._ops.tree_hinge import KERNELS, TreeLevel, tree_hinge
 from lovasz_embed.hierarchy.class_terms import class_terms
@@ -61,6 +62,8 @@ def hierarchical_lovasz_hinge(
     norm_weight: float = 0.0,
     truncation: float | None = None,
     impl: str = "auto",
+    method: str = "auto",
+    bins: int | None = None,
 ) -> HierarchicalLoss:
     r"""Hinge the nodes of a label tree on the distances between pixels and node means.
 
@@ -95,7 +98,13 @@ def hierarchical_lovasz_hinge(
             t cost nothing. A node's loss falls by at most t, and the gradient changes by at most
             (4 t sqrt(ln 2 ln(2 / t)) + 4 sqrt(2 t ln 2)) / r in sum (docs/mathematics.md). None is 2^-48, below
             what float32 keeps; 0 leaves nothing out.
-        impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never meaning.
+        impl: "auto" (numba on the CPU, Triton on a CUDA device where it is installed, else the reference),
+            "reference", "numba" or "triton": speed, never meaning.
+        method: "sort" is exact. "binned" counts errors into bins: a node's loss is below the exact one by at most
+            1 / `bins` of it (docs/mathematics.md). "auto" is "sort" for the reference and numba and "binned" for
+            Triton, which has no other: a sort per node is what costs the most on a GPU. With impl="auto", "sort" is
+            done by the reference on a CUDA device.
+        bins: Bins per doubling of the error for "binned", a power of two; None is 512.
 
     Returns:
         The total and its parts; the total is 0 and attached to the graph where there is no node at all.
@@ -121,7 +130,7 @@ def hierarchical_lovasz_hinge(
         Kerola et al., Hierarchical Lovász Embeddings for Proposal-free Panoptic Segmentation, CVPR 2021.
         The kernels, margins and defaults are ours; see docs/faithfulness.md.
     """
-    _check_arguments(embedding, levels, kernel, negatives, truncation, impl)
+    _check_arguments(embedding, levels, kernel, negatives, truncation, impl, method, bins)
     for name, weight in (
         ("pull_weight", pull_weight),
         ("ncm_weight", ncm_weight),
@@ -131,6 +140,8 @@ def hierarchical_lovasz_hinge(
     _check.positive("ncm_temperature", ncm_temperature)
     if pull_weight and class_means is None:
         raise ValueError(_check.message("class_means", "be given where pull_weight is above 0", None))
+    engine = engine_for(impl, embedding.device)
+    engine = "reference" if engine == "triton" and method == "sort" else engine
     with torch.autocast(embedding.device.type, enabled=False):
         flat = embedding.flatten(2)
         flat = at_least_float32(flat)
@@ -147,7 +158,13 @@ def hierarchical_lovasz_hinge(
             for level in levels
         ]
         total, per_level, per_node = tree_hinge(
-            flat, tree, kernel=kernel, siblings=negatives == "siblings", cut=_cut(kernel, truncation), impl=impl
+            flat,
+            tree,
+            kernel=kernel,
+            siblings=negatives == "siblings",
+            cut=_cut(kernel, truncation),
+            impl=engine,
+            bins=bins_of(method, bins, engine),
         )
         more, ncm = class_terms(
             flat,
@@ -168,7 +185,7 @@ class HierarchicalLovaszHinge(nn.Module):
     Example:
         >>> HierarchicalLovaszHinge(negatives="siblings")
         HierarchicalLovaszHinge(kernel='margin', negatives='siblings', pull_weight=0.0, ncm_weight=0.0,
-            ncm_temperature=1.0, norm_weight=0.0, truncation=None, impl='auto')
+            ncm_temperature=1.0, norm_weight=0.0, truncation=None, impl='auto', method='auto', bins=None)
     """
 
     def __init__(
@@ -182,9 +199,11 @@ class HierarchicalLovaszHinge(nn.Module):
         norm_weight: float = 0.0,
         truncation: float | None = None,
         impl: str = "auto",
+        method: str = "auto",
+        bins: int | None = None,
     ) -> None:
         super().__init__()
-        _check_options(kernel, negatives, truncation, impl)
+        _check_options(kernel, negatives, truncation, impl, method, bins)
         self.kernel = kernel
         self.negatives = negatives
         self.pull_weight = pull_weight
@@ -193,11 +212,14 @@ class HierarchicalLovaszHinge(nn.Module):
         self.norm_weight = norm_weight
         self.truncation = truncation
         self.impl = impl
+        self.method = method
+        self.bins = bins
 
     def extra_repr(self) -> str:
         """Print the constructor's arguments."""
         names = (
             "kernel", "negatives", "pull_weight", "ncm_weight", "ncm_temperature", "norm_weight", "truncation", "impl",
+            "method", "bins",
         )  # fmt: skip
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
@@ -217,6 +239,8 @@ class HierarchicalLovaszHinge(nn.Module):
             norm_weight=self.norm_weight,
             truncation=self.truncation,
             impl=self.impl,
+            method=self.method,
+            bins=self.bins,
         )
 
 
@@ -227,10 +251,16 @@ def _cut(kernel: str, truncation: float | None) -> float:
     return 2.0**-48 if truncation is None else truncation
 
 
-def _check_options(kernel: str, negatives: str, truncation: float | None, impl: str) -> None:
+def _check_options(
+    kernel: str, negatives: str, truncation: float | None, impl: str, method: str, bins: int | None
+) -> None:
     _check.one_of("kernel", kernel, KERNELS)
     _check.one_of("negatives", negatives, NEGATIVES)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
+    check_method(method, bins)
+    if impl == "triton" and method == "sort":
+        remedy = "Use impl='reference', which sorts, or impl='auto'."
+        raise ValueError(_check.message("method", "be 'auto' or 'binned' for impl='triton'", "'sort'", remedy))
     if truncation is not None:
         _check.non_negative("truncation", truncation)
         if kernel != "gaussian":
@@ -239,10 +269,17 @@ def _check_options(kernel: str, negatives: str, truncation: float | None, impl: 
 
 
 def _check_arguments(
-    embedding: Tensor, levels: Sequence[Level], kernel: str, negatives: str, truncation: float | None, impl: str
+    embedding: Tensor,
+    levels: Sequence[Level],
+    kernel: str,
+    negatives: str,
+    truncation: float | None,
+    impl: str,
+    method: str,
+    bins: int | None,
 ) -> None:
     _check.is_embedding("embedding", embedding)
-    _check_options(kernel, negatives, truncation, impl)
+    _check_options(kernel, negatives, truncation, impl, method, bins)
     check_engine(impl, embedding.device, "embedding")
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
