@@ -88,8 +88,9 @@ def nearest_class_mean(
         reject_radius: embedding units; a pixel farther than this from the mean of its class belongs to none.
         ignore_index: what a pixel without a class gets: rejected, not finite (in any dimension, looked at or
             not), or no class is present at all.
-        impl: "auto" (numba on the CPU, outside graphs; else the reference), "reference" or "numba": speed, and which
-            of two means a pixel gets that are equally near but for rounding.
+        impl: "auto" (outside graphs numba on the CPU, and triton on a CUDA device where it is installed; else the
+            reference), "reference", "numba" or "triton": speed, and which of two means a pixel gets that are equally
+            near but for rounding.
 
     Returns:
         int64 (B, *spatial), classes 0..C-1 and `ignore_index`.
@@ -102,11 +103,12 @@ def nearest_class_mean(
 
     Note:
         The lowest class wins a tie. Without gradient. The arithmetic is float32 at least, under autocast too, and
-        relative to the median of the means: a common offset of means and pixels costs no digits. The numba engine
-        looks once more, in float64, at pixels whose two best scores are too close for float32: its result is that of
-        float64 arithmetic, for any number of threads. A pixel whose scores overflow counts as not finite.
-        O(P C D) time. The numba engine reads the embedding once, in any layout, and needs no memory besides the
-        result; the reference needs O(P C + P D), never an array of P C D.
+        relative to the median of the means: a common offset of means and pixels costs no digits. The numba and the
+        triton engine look once more, in float64, at pixels whose two best scores are too close for float32: their
+        result is that of float64 arithmetic, for any number of threads. A pixel whose scores overflow counts as not
+        finite. O(P C D) time. The numba and the triton engine read the embedding in place, in any layout, and need no
+        memory besides the result, nor does the host wait for a GPU; the reference needs O(P C + P D), never an array
+        of P C D.
 
     Example:
         >>> means = torch.tensor([[0.0, 0.0], [4.0, 0.0]])

@@ -233,7 +233,7 @@ def test_every_engine_compiles_as_one_graph(impl: str) -> None:
 @pytest.mark.parametrize(
     ("impl", "device", "text"),
     [
-        ("triton", "cpu", "impl must be one of 'auto', 'reference', 'numba', got 'triton'"),
+        ("fast", "cpu", "impl must be one of 'auto', 'reference', 'numba', 'triton', got 'fast'"),
         ("numba", "meta", "embedding must be on the CPU for impl='numba', got meta. Use impl='auto'"),
     ],
 )

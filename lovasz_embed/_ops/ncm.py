@@ -33,7 +33,7 @@ def nearest_mean(
         looked_at: bool (D,), what `check_classifier` returns.
         reject_radius: distance to its mean beyond which a pixel has no class, or None.
         ignore_index: what a pixel without a class gets.
-        impl: "auto", "reference" or "numba".
+        impl: "auto", "reference", "numba" or "triton".
     """
     graph = torch.compiler.is_compiling() or type(embedding) not in (Tensor, torch.nn.Parameter)
     # In a graph, the matrix product, which a compiler can look into and every exporter knows.
@@ -44,6 +44,12 @@ def nearest_mean(
         classify = ncm_numba.operator if graph else ncm_numba.classes
         classes: Tensor = classify(embedding.detach(), means, offset, looked_at, reject_radius, ignore_index)
         return classes
+    if impl == "triton":
+        from lovasz_embed._ops.gpu import ncm as ncm_triton
+
+        classify = ncm_triton.operator if graph else ncm_triton.classes
+        on_device: Tensor = classify(embedding.detach(), means, offset, looked_at, reject_radius, ignore_index)
+        return on_device
     # Scores are differences of squares: near the origin these are small, and rounding takes less of them.
     centre = middle(means, looked_at).to(torch.promote_types(embedding.dtype, torch.float32))
     pixels = at_least_float32(embedding) - _along_axis_1(centre, embedding)
@@ -61,10 +67,13 @@ def middle(means: Tensor, looked_at: Tensor) -> Tensor:
     """Return the median of the present means in each dimension, (D,) float64, 0 where not looked at.
 
     A median is one of the numbers: where means and pixels are multiples of a step, so are the differences to it, and
-    sums of them are exact where the others are; ties stay ties.
+    sums of them are exact where the others are; ties stay ties. Of two in the middle it is the lower one.
     """
     present = means.isfinite().all(1, keepdim=True)
-    return means.double().masked_fill(~present, torch.nan).nanmedian(0).values.nan_to_num() * looked_at
+    # `nanmedian` says the same, but not on a GPU that is asked to be deterministic.
+    ranked = means.double().masked_fill(~present, torch.inf).sort(0).values
+    middle = ranked.index_select(0, (present.sum(0) - 1).clamp(min=0) // 2)[0]
+    return torch.where(middle.isfinite(), middle, 0.0) * looked_at
 
 
 def check_classifier(
