@@ -41,9 +41,45 @@ class Kernel(NamedTuple):
     constants: dict[str, Any]
 
 
+CELLS = {"C": 19, "SHIFT": 14, "CELLS": 65538, "CHUNK": 4, "BLOCK": 256}
 KERNELS = [
     Kernel("counting_kernels", "weigh_cells_kernel", "*i32 *T *i64", {"BINS": 32768, "BLOCK": 2048}),
     Kernel("counting_kernels", "weigh_cells_kernel", "*i64 *T *i64", {"BINS": 512, "BLOCK": 512}),
+    *(
+        Kernel("extension_kernels", name, arguments, {**CELLS, "KIND": kind, **more})
+        for kind, labels in ((1, "*u8"), (2, "*i64"))
+        for name, arguments, more in (
+            ("count_kernel", f"*T {labels} *i32 i32 i32 {6 * 'i64 '} i64 i32", {}),
+            ("loss_kernel", f"*T {labels} *T *T *T i32 i32 {9 * 'i64 '} i64 i32", {"WANTED": False}),
+            ("loss_kernel", f"*T {labels} *T *T *T i32 i32 {9 * 'i32 '} i64 i64", {"WANTED": True}),
+            ("slope_kernel", f"*T {labels} *T *T *T i32 i32 {9 * 'i64 '} i64 i32", {"TABLE": True}),
+            ("slope_kernel", f"*T {labels} *T *T *T i32 i32 {9 * 'i32 '} i64 i64", {"TABLE": False}),
+        )
+    ),
+    Kernel(
+        "extension_sort_kernels",
+        "softmax_kernel",
+        f"*T *i16 *T *T i32 i32 {5 * 'i64 '} i32",
+        {"C": 5, "CHUNK": 4, "BLOCK": 256},
+    ),
+    *(
+        Kernel(
+            "extension_sort_kernels",
+            "errors_kernel",
+            f"*T *i32 *T *T *T *u8 *i64 i32 i32 i32 {6 * 'i64 '} i64",
+            {"KIND": kind, "BLOCK": 1024},
+        )
+        for kind in (1, 2)
+    ),
+    *(
+        Kernel(
+            "extension_sort_kernels",
+            "weigh_sorted_kernel",
+            "*T *i64 *i32 *i64 *T *T i32 i32 i64 i64",
+            {"WANTED": wanted, "BLOCK": 1024},
+        )
+        for wanted in (False, True)
+    ),
 ]
 
 
@@ -71,6 +107,7 @@ def outcomes() -> dict[tuple[int, str], str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scalar", ["fp32", "fp64"])
 @pytest.mark.parametrize("number", range(len(KERNELS)), ids=[f"{n}-{k.name}" for n, k in enumerate(KERNELS)])
 def test_a_kernel_compiles_for_a_gpu(outcomes: dict[tuple[int, str], str], number: int, scalar: str) -> None:
@@ -97,5 +134,5 @@ if __name__ == "__main__":
             compiled(kernel, scalar)
             found[number, scalar] = ""
         except Exception as error:  # whatever the compiler raises is the outcome
-            found[number, scalar] = f"{type(error).__name__}: {error}"[:3000]
+            found[number, scalar] = f"{type(error).__name__}: {error}"[-600:]
     sys.stdout.buffer.write(pickle.dumps(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,18 +55,22 @@ def extension(
         skip_absent: Nobody looks at the loss of a mask without foreground: it may be 0.
         ignore_index: The label of what counts nowhere; None: everything counts.
         per_image: One mask per picture and channel, or one per channel.
-        impl: "auto", "reference" or "numba".
+        impl: "auto", "reference", "numba" or "triton".
         bins: Bins per doubling of the error; 0 is the exact method.
         reduce: Adds counts over processes (with bins only). Counts are then those of all, losses this process's.
     """
     impl = engine_for(impl, values.device)
     if reduce is not None and torch.compiler.is_compiling():
         impl = "reference"
-    if impl == "numba":
-        from lovasz_embed._ops.extension_numba import extension_numba
+    if impl != "reference":
+        engine: Callable[..., tuple[Tensor, Tensor, Tensor]]
+        if impl == "numba":
+            from lovasz_embed._ops.extension_numba import extension_numba as engine
+        else:
+            from lovasz_embed._ops.gpu.extension import extension_triton as engine
 
         return Extension(
-            *extension_numba(
+            *engine(
                 values,
                 labels,
                 kind=kind,
