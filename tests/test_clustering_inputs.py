@@ -16,7 +16,7 @@ METHODS = ["margin", "seeded", "seeded by bandwidth", "density"]
 METHOD = pytest.mark.parametrize("method", METHODS)
 
 
-def cluster(embedding: Tensor, mask: Tensor, method: str, **options: Any) -> Clusters:
+def cluster(embedding: Any, mask: Any, method: str, **options: Any) -> Clusters:
     """Cluster by a method of the table; what it needs beside the embedding says the same everywhere."""
     if method.startswith("seeded"):
         options = {"seeds": torch.full(mask.shape, 0.75), **options}
@@ -291,7 +291,8 @@ def test_wrong_maps_fail_clearly(name: str, value: Any, message: str) -> None:
     ("name", "value", "message"),
     [
         ("seeds", torch.ones(1, 30, 30).long(), r"seeds must be a floating point tensor, got torch\.int64"),
-        ("seeds", np.ones((1, 30, 30)), r"seeds must be a torch\.Tensor, got ndarray"),
+        ("seeds", [[1.0]], r"seeds must be a torch\.Tensor, got list"),
+        ("seeds", np.full((1, 30, 30), "1"), "seeds must hold numbers of a dtype that torch has, got <U1"),
         ("bandwidth", torch.ones(1, 1, 30, 30).long(), "bandwidth must be a floating point tensor"),
         ("bandwidth", 1.0, r"bandwidth must be a torch\.Tensor, got float"),
         ("min_seed", "a half", "min_seed must be a number, got str"),
@@ -312,3 +313,39 @@ def test_seeds_and_bandwidths_are_not_looked_at_where_nothing_is_clustered() -> 
     expected = cluster_embeddings(scene(), mask, method="seeded", seeds=seeds, bandwidth=bandwidth)
     seeds[:, :3], seeds[:, 3:5], bandwidth[:, :, :5] = 7.0, torch.nan, -1.0
     assert same(cluster_embeddings(scene(), mask, method="seeded", seeds=seeds, bandwidth=bandwidth), expected)
+
+
+# NumPy arrays
+
+
+@METHOD
+def test_arrays_give_what_tensors_give(method: str) -> None:
+    embedding, mask = scene(), everywhere(scene())
+    options = {"seeds": torch.full(mask.shape, 0.75)} if method.startswith("seeded") else {}
+    expected = cluster(embedding, mask, method, **options).numpy()
+    arrays = {name: value.numpy() for name, value in options.items()}
+    found = cluster(embedding.numpy(), mask.numpy(), method, **arrays).numpy()
+    assert found.labels.max() == 3
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.centres[0], expected.centres[0])
+
+
+@pytest.mark.parametrize("view", ["read-only", "big-endian", "flipped", "channels last", "half"])
+def test_any_array_will_do(view: str) -> None:
+    array = scene().numpy()
+    mask = np.ones((1, 30, 30), dtype=np.uint16)  # classes: all of one
+    expected = cluster_embeddings(array, mask, radius=1.0).numpy()
+    if view == "read-only":
+        array.flags.writeable = False
+    elif view == "big-endian":
+        array = array.astype(">f4")
+    elif view == "flipped":
+        array = array[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1]
+    elif view == "channels last":
+        array = np.moveaxis(np.moveaxis(array, 1, -1).copy(), -1, 1)
+    elif view == "half":
+        array = array.astype(np.float16)
+    found = cluster_embeddings(array, mask, radius=1.0).numpy()
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.labels.flags.writeable
+    assert all(type(values[0]) is np.ndarray for values in (found.centres, found.sizes, found.scores, found.classes))

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from lovasz_embed.clustering.call import cluster_embeddings
 from lovasz_embed.clustering.radius import RadiusEstimate, estimate_radius
-from lovasz_embed.clustering.result import Clusters
+from lovasz_embed.clustering.result import ArrayClusters, Clusters
 
-__all__ = ["Clusters", "RadiusEstimate", "cluster_embeddings", "estimate_radius"]
+__all__ = ["ArrayClusters", "Clusters", "RadiusEstimate", "cluster_embeddings", "estimate_radius"]

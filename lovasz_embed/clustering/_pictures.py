@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lovasz_embed import _check
 from lovasz_embed._ops.margin import Floats, Map
 from lovasz_embed._ops.threads import map_threads
 
 _TABLE = 65_536  # class labels below are looked up in a table, larger ones are sorted
+
+
+@overload
+def as_tensor(argument: str, value: None) -> None: ...
+@overload
+def as_tensor(argument: str, value: Tensor | NDArray[Any]) -> Tensor: ...
+def as_tensor(argument: str, value: Tensor | NDArray[Any] | None) -> Tensor | None:
+    """Return a NumPy array as a tensor, on its own memory where torch can; leave anything else to the checks.
+
+    Raises:
+        TypeError: The array's dtype is none of torch's.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    if any(stride < 0 for stride in native.strides):  # a flipped view
+        native = np.ascontiguousarray(native)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)  # nothing here writes
+        try:
+            return torch.from_numpy(native)
+        except TypeError as error:
+            rule = "hold numbers of a dtype that torch has"
+            raise TypeError(_check.message(argument, rule, value.dtype, "Use .astype(np.float32).")) from error
 
 
 def runner(pictures: int) -> Map:

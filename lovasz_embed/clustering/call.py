@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from lovasz_embed._ops.margin import PictureClusters, cluster_picture
 from lovasz_embed._ops.seeded import cluster_picture_by_seeds
 from lovasz_embed._ops.threads import map_threads
 from lovasz_embed.clustering._options import Options
-from lovasz_embed.clustering._pictures import compact, compactness, planar, runner
+from lovasz_embed.clustering._pictures import as_tensor, compact, compactness, planar, runner
 from lovasz_embed.clustering.result import Clusters
 
 _METHODS: dict[str, Callable[..., PictureClusters]] = {
@@ -28,16 +29,16 @@ _METHODS: dict[str, Callable[..., PictureClusters]] = {
 
 
 def cluster_embeddings(
-    embedding: Tensor,
-    mask_or_labels: Tensor,
+    embedding: Tensor | NDArray[Any],
+    mask_or_labels: Tensor | NDArray[Any],
     *,
     radius: float | None = None,
     method: str = "margin",
     min_size: int = 1,
     connected: bool = False,
     reach: float | None = None,
-    seeds: Tensor | None = None,
-    bandwidth: Tensor | None = None,
+    seeds: Tensor | NDArray[Any] | None = None,
+    bandwidth: Tensor | NDArray[Any] | None = None,
     min_seed: float | None = None,
     min_fresh: float | None = None,
 ) -> Clusters:
@@ -95,7 +96,8 @@ def cluster_embeddings(
         min_fresh: Share of its proposal that a cluster must exceed, in [0, 1], for "seeded"; None is 0.5.
 
     Returns:
-        `Clusters`, on the device of the embedding, without gradients.
+        `Clusters`, on the device of the embedding, without gradients. The input may be NumPy arrays as well, and
+        `Clusters.numpy()` is the result as arrays: a caller needs no torch.
 
     Raises:
         TypeError: If the embedding is not floating point, the labels are no integers, or an option has the
@@ -138,6 +140,8 @@ def cluster_embeddings(
         >>> cluster_embeddings(embedding, mask, method="seeded", seeds=seeds, radius=1.0).scores
         (tensor([0.9000, 0.8000]),)
     """
+    embedding, mask_or_labels = as_tensor("embedding", embedding), as_tensor("mask_or_labels", mask_or_labels)
+    seeds, bandwidth = as_tensor("seeds", seeds), as_tensor("bandwidth", bandwidth)
     _check.is_embedding("embedding", embedding)
     labels = as_labels("mask_or_labels", mask_or_labels)
     spatial = tuple(embedding.shape[2:])

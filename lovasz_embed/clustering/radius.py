@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_embed import _check
+from lovasz_embed.clustering._pictures import as_tensor
 from lovasz_embed.clustering.call import cluster_embeddings
 from lovasz_embed.clustering.result import Clusters
 
@@ -39,7 +42,7 @@ class RadiusEstimate:
     guaranteed: bool
 
 
-def estimate_radius(embedding: Tensor, mask_or_labels: Tensor) -> RadiusEstimate:
+def estimate_radius(embedding: Tensor | NDArray[Any], mask_or_labels: Tensor | NDArray[Any]) -> RadiusEstimate:
     r"""Estimate the radius of the instances of some pictures, for clustering these or others like them.
 
     The pictures are clustered by density, without a radius. If every pixel lies within δ of the mean of its cluster,
@@ -51,7 +54,8 @@ def estimate_radius(embedding: Tensor, mask_or_labels: Tensor) -> RadiusEstimate
     tenths of the pixels keep from their mean in a typical cluster (the median); `guaranteed` is False.
 
     Args:
-        embedding: Floats (B, D, *spatial), embedding units. One radius is estimated for all pictures.
+        embedding: Floats (B, D, *spatial), embedding units, a tensor or a NumPy array. One radius is estimated for
+            all pictures.
         mask_or_labels: (B, *spatial), the pixels to look at, or the class of each; see `cluster_embeddings`.
 
     Returns:
@@ -79,6 +83,7 @@ def estimate_radius(embedding: Tensor, mask_or_labels: Tensor) -> RadiusEstimate
         >>> cluster_embeddings(embedding, mask, radius=estimate.radius).sizes
         (tensor([450, 750]),)
     """
+    embedding, mask_or_labels = as_tensor("embedding", embedding), as_tensor("mask_or_labels", mask_or_labels)
     found = cluster_embeddings(embedding, mask_or_labels, method="density", reach=_EVERYWHERE)
     clusters = sum(len(sizes) for sizes in found.sizes)
     if not clusters:
