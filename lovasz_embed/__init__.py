@@ -17,7 +17,7 @@ from lovasz_embed.hierarchy import (
     panoptic_levels,
 )
 from lovasz_embed.lovasz import LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax, lovasz_weights
-from lovasz_embed.panoptic import PanopticResult, Segment, assemble, segment
+from lovasz_embed.panoptic import PanopticResult, Segment, assemble, segment, segment_tiles
 from lovasz_embed.prototypes import NearestClassMean, class_means, nearest_class_mean
 from lovasz_embed.quality import PanopticQuality, QualityResult, panoptic_quality
 from lovasz_embed.tracking import TrackedFrame, Tracker, segment_means, track
@@ -53,5 +53,6 @@ __all__ = [
     "panoptic_quality",
     "segment",
     "segment_means",
+    "segment_tiles",
     "track",
 ]

@@ -7,8 +7,10 @@ back, and to the dictionary of transformers.
 
 from __future__ import annotations
 
+from lovasz_embed.panoptic._grid import Window
 from lovasz_embed.panoptic.assembly import assemble
 from lovasz_embed.panoptic.result import PanopticResult, Segment
 from lovasz_embed.panoptic.segmentation import segment
+from lovasz_embed.panoptic.tiles import segment_tiles
 
-__all__ = ["PanopticResult", "Segment", "assemble", "segment"]
+__all__ = ["PanopticResult", "Segment", "Window", "assemble", "segment", "segment_tiles"]

@@ -1,0 +1,95 @@
+"""All that defines the reference network, and how it is read from a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lovasz_embed import _check
+
+COORDINATES = ("added", "fed", "none")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that defines a `PanopticEmbedder`, saved beside its weights.
+
+    Attributes:
+        classes: Names of the categories 0 ... C - 1.
+        things: Categories that have instances.
+        dims: Dimensions of the embedding.
+        widths: Channels of the encoder, from the finest map to the coarsest, each half the size of the one before.
+        stride: Pixels per side of a cell of the finest map: 1, 2 or 4.
+        coordinates: How the network learns where a pixel is, which a convolution cannot tell (Novotny et al.
+            2018). "added": the last two dimensions are offsets to the pixel's own position, and categories look
+            at the other dimensions only; works the same at any picture size. "fed": two channels of relative
+            position beside the decoder's features. "none".
+        unit: Pixels per embedding unit where coordinates are added.
+        category_radius: Radius of the category level, embedding units. Where positions are added, categories lie in
+            dimensions of their own and need no room for instances; a radius near that of instances then makes a
+            missed pixel cost about as much as a wrong one (see docs/hierarchy.md). Take about four times the
+            instance radius otherwise.
+        instance_radius: Radius of the instance level, embedding units.
+        margin_ratio: Margin over radius of both levels.
+        reach: Pixels farther than this from every instance's mean are void; in instance radii.
+        connected: Whether instances are split into spatially connected parts.
+        min_thing_area: Smaller predicted things become void, pixels.
+        min_stuff_area: Smaller predicted stuff segments become void, pixels.
+    """
+
+    classes: tuple[str, ...]
+    things: tuple[int, ...]
+    dims: int = 8
+    widths: tuple[int, ...] = (24, 32, 64, 96, 128)
+    stride: int = 1
+    coordinates: str = "added"
+    unit: float = 10.0
+    category_radius: float = 1.1
+    instance_radius: float = 1.0
+    margin_ratio: float = 0.894
+    reach: float = 1.5
+    connected: bool = False
+    min_thing_area: int = 20
+    min_stuff_area: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the values that a hand-written file could get wrong."""
+        _check.one_of("coordinates", self.coordinates, COORDINATES)
+        _check.one_of("stride", self.stride, (1, 2, 4))
+        for name in ("unit", "category_radius", "instance_radius", "margin_ratio", "reach"):
+            _check.positive(name, getattr(self, name))
+        if not self.classes or not self.widths:
+            rule = "hold at least one entry"
+            raise ValueError(_check.message("classes and widths", rule, (self.classes, self.widths)))
+        for name in ("dims", "min_thing_area", "min_stuff_area"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
+        least = 3 if self.coordinates == "added" else 1
+        if self.dims < least:
+            rule = f"be at least {least} for coordinates={self.coordinates!r}"
+            raise ValueError(_check.message("dims", rule, self.dims))
+        outside = [t for t in self.things if not 0 <= t < len(self.classes)]
+        if outside:
+            rule = f"lie in 0 ... {len(self.classes) - 1}, the categories"
+            raise ValueError(_check.message("things", rule, outside))
+
+    @property
+    def category_dims(self) -> tuple[int, ...]:
+        """The dimensions that tell categories apart: all but those with coordinates added."""
+        return tuple(range(self.dims - 2 if self.coordinates == "added" else self.dims))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a configuration strictly: every field known, sequences as the tuples they were."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(_check.message(str(path), "be a JSON file", error)) from error
+    known = {field.name for field in fields(ModelConfig)} | {"own_backbone"}
+    if not isinstance(values, dict) or not {"classes", "things"} <= set(values) <= known:
+        got = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        remedy = "It may come from another version of lovasz-embed."
+        raise ValueError(_check.message(str(path), "hold the fields of ModelConfig", got, remedy))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

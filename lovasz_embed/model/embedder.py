@@ -1,0 +1,275 @@
+"""The reference network: an encoder-decoder with one head, the embedding, and all that prediction needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lovasz_embed import _check
+from lovasz_embed._atomic import write_atomically
+from lovasz_embed.hierarchy import Level, panoptic_levels
+from lovasz_embed.model.config import ModelConfig, read_config
+from lovasz_embed.model.layers import ConvEncoder, double
+from lovasz_embed.model.preparing import Picture, Stretch
+from lovasz_embed.panoptic import PanopticResult, Window, segment, segment_tiles
+from lovasz_embed.prototypes import NearestClassMean
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class PanopticEmbedder(nn.Module):
+    """Hierarchical Lovász embeddings: a picture in, one embedding per pixel out, and everything read off it.
+
+    Args:
+        config: See `ModelConfig`.
+        backbone: Any module that maps (B, 3, H, W) to a list of feature maps, finest first, each half the size
+            of the one before, with attributes `channels` and `strides`. None is the built-in `ConvEncoder`.
+
+    Example:
+        >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(8, 16)))
+        >>> model(torch.zeros(1, 3, 30, 41)).shape
+        torch.Size([1, 8, 30, 41])
+    """
+
+    def __init__(self, config: ModelConfig, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ConvEncoder(config.widths, config.stride) if backbone is None else backbone
+        channels: tuple[int, ...] = tuple(self.backbone.channels)  # type: ignore[arg-type]
+        self.strides: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
+        extra = 2 if config.coordinates == "fed" else 0
+        self.merges = nn.ModuleList(double(fine + coarse + extra, fine) for fine, coarse in pairwise(channels))
+        # Where the finest map is coarser than the picture, the head lays its channels out as pixels: no mixed pixels
+        # along borders, as interpolation would make them.
+        self.head = nn.Conv2d(channels[0], config.dims * self.strides[0] ** 2, 3, padding=1)
+        self.ncm = NearestClassMean(len(config.classes), config.dims, dims=config.category_dims)
+
+    def forward(self, picture: Tensor, *, at: tuple[int, int] = (0, 0), of: tuple[int, int] | None = None) -> Tensor:
+        """Embed prepared pictures (B, 3, H, W), any size: (B, D, H, W), float32.
+
+        Args:
+            picture: Whole pictures, or windows of larger ones.
+            at: Row and column of a window's first pixel in the larger picture, multiples of the coarsest stride.
+            of: Height and width of the larger picture; None is that of `picture`. Matters only to coordinates "fed".
+        """
+        height, width = picture.shape[-2:]
+        stride = self.strides[-1]
+        maps = self.backbone(F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate"))
+        x = maps[-1]
+        for fine, merge, cell in zip(reversed(maps[:-1]), reversed(self.merges), self.strides[-2::-1], strict=True):
+            parts = [fine, F.interpolate(x, size=fine.shape[-2:])]
+            if self.config.coordinates == "fed":
+                whole = fine.shape[-2:] if of is None else [-(-side // stride) * (stride // cell) for side in of]
+                parts.append(_relative_position(fine, (at[0] // cell, at[1] // cell), whole))
+            x = merge(torch.cat(parts, dim=1))
+        embedding = F.pixel_shuffle(self.head(x), self.strides[0])[..., :height, :width].float()
+        if self.config.coordinates == "added":
+            embedding = torch.cat([embedding[:, :-2], embedding[:, -2:] + self._position(embedding, at)], dim=1)
+        return embedding
+
+    @torch.no_grad()
+    def segment(self, picture: Tensor) -> PanopticResult:
+        """Segment prepared pictures (B, 3, H, W) by the class means that training left.
+
+        Raises:
+            ValueError: If no class mean is known yet; fit the model, or update `ncm`.
+        """
+        return self.read_off(self(picture))
+
+    def segment_tiles(
+        self,
+        image: Picture,
+        *,
+        tile: int = 1024,
+        overlap: int | None = None,
+        out: NDArray[np.int32] | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+    ) -> PanopticResult:
+        """Segment one picture of any size in the memory of a tile; see `lovasz_embed.segment_tiles`.
+
+        Args:
+            image: Bytes (H, W, 3), not prepared: an array, or what reads a part when it is indexed, such as
+                `numpy.memmap`. It is read twice, the first time for the range of its values.
+            tile: Largest side of a tile, pixels, a multiple of the coarsest stride.
+            overlap: Pixels around a tile that the network sees as well, a multiple of the coarsest stride. None is
+                `context`, rounded up, with which the embedding is that of the whole picture but for rounding.
+            out: int32 (H, W), where the result's map is written; `numpy.memmap` keeps it out of memory.
+            scratch: Folder of a temporary file, for the embedding of all thing pixels; None is that of the system.
+
+        Raises:
+            TypeError: If a number of pixels is no int, or `out` is no int32 array.
+            ValueError: If no class mean is known yet, the picture is not uint8 (H, W, 3), `tile` or `overlap` is no
+                multiple of the stride, `overlap` is missing for an own backbone, or the configuration says
+                `connected`, which takes the whole picture.
+
+        Warns:
+            UserWarning: If the overlap is less than `context`: pixels near the edges of tiles are embedded otherwise
+                than in the whole picture.
+
+        Example:
+            >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4, 8)))
+            >>> _ = model.ncm.update(torch.rand(1, 8, 4, 4), torch.arange(16).view(1, 4, 4) % 2)
+            >>> model.context
+            11
+            >>> model.segment_tiles(np.zeros((70, 90, 3), np.uint8), tile=32).segmentation.shape
+            torch.Size([1, 70, 90])
+        """
+        reading = self._reading()
+        if reading.pop("connected"):
+            remedy = "Segment the picture as a whole."
+            raise ValueError(_check.message("config.connected", "be False for tiles", True, remedy))
+        stride = self.strides[-1]
+        if overlap is None:
+            if self.context is None:
+                raise ValueError(_check.message("overlap", "be given for an own backbone", None))
+            overlap = -(-self.context // stride) * stride
+        stretch = Stretch.of(image)
+        size = (image.shape[0], image.shape[1])
+        if self.context is not None and overlap < self.context and max(size) > tile:
+            remedy = f"Pixels within {self.context - overlap} of another tile are embedded otherwise."
+            rule = f"be at least {self.context} for the result of the whole picture"
+            warnings.warn(_check.message("overlap", rule, overlap, remedy), UserWarning, stacklevel=2)
+        device = self.ncm.sums.device
+
+        @torch.no_grad()
+        def embed(window: Window) -> Tensor:
+            picture = stretch.apply(np.asarray(image[window.rows, window.columns])).to(device)
+            embedding: Tensor = self(picture[None], at=(window.top, window.left), of=size)
+            return embedding
+
+        return segment_tiles(
+            embed,
+            size,
+            **reading,
+            tile=tile,
+            overlap=overlap,
+            context=None if self.context is None else min(self.context, overlap),
+            step=stride,
+            out=out,
+            scratch=scratch,
+        )
+
+    @property
+    def context(self) -> int | None:
+        """How many pixels from an edge an embedding may depend on what is beyond it; None for an own backbone."""
+        return self.backbone.context if isinstance(self.backbone, ConvEncoder) else None
+
+    def read_off(self, embedding: Tensor) -> PanopticResult:
+        """Read categories and instances off an embedding (B, D, H, W) of this model.
+
+        Raises:
+            ValueError: If no class mean is known yet.
+        """
+        return segment(embedding, **self._reading())
+
+    def _reading(self) -> dict[str, Any]:
+        """Return all that `segment` is told beside the embedding."""
+        config = self.config
+        if not bool(self.ncm.counts.any()):
+            raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
+        return {
+            "class_means": self.ncm.means,
+            "things": config.things,
+            "radius": config.instance_radius,
+            "reach": config.reach * config.instance_radius,
+            "category_dims": config.category_dims,
+            "offset": self.ncm.offset,
+            "connected": config.connected,
+            "min_thing_area": config.min_thing_area,
+            "min_stuff_area": config.min_stuff_area,
+            "ignore_index": -1,
+        }
+
+    def levels(self, semantic: Tensor, instance: Tensor, crowd: Tensor | None = None) -> tuple[Level, Level]:
+        """Return the two levels that this model is trained with; see `panoptic_levels`."""
+        config = self.config
+        radii = (config.category_radius, config.instance_radius)
+        return panoptic_levels(
+            semantic,
+            instance,
+            things=config.things,
+            radii=radii,
+            margins=(config.margin_ratio * radii[0], config.margin_ratio * radii[1]),
+            category_dims=config.category_dims,
+            crowd=crowd,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` (weights, class means, offsets) into a folder.
+
+        Raises:
+            OSError: If the folder cannot be written.
+            ModuleNotFoundError: Without safetensors (extra `io`).
+        """
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {**asdict(self.config), "own_backbone": not isinstance(self.backbone, ConvEncoder)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        # The weights first: a folder with a configuration is a complete one.
+        write_atomically(folder / WEIGHTS, save(tensors))
+        write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, backbone: nn.Module | None = None) -> PanopticEmbedder:
+        """Read what `save_pretrained` wrote; nothing is unpickled. The model comes in evaluation mode.
+
+        Args:
+            folder: The folder with `config.json` and `model.safetensors`.
+            backbone: The module that the model was built with, if it was not the built-in encoder.
+
+        Raises:
+            FileNotFoundError: If one of the two files is missing.
+            ValueError: If the configuration is of another version, or the weights do not fit it.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                remedy = "Give a folder that `lovasz-embed train` or save_pretrained wrote."
+                raise FileNotFoundError(_check.message(str(folder), f"hold {name}", "no such file", remedy))
+        values = read_config(folder / CONFIG)
+        if values.pop("own_backbone", False) != (backbone is not None):
+            rule = "be given exactly if the model was saved with an own one"
+            raise ValueError(_check.message("backbone", rule, type(backbone).__name__))
+        try:
+            model = cls(ModelConfig(**values), backbone)
+        except (TypeError, ValueError) as error:
+            raise ValueError(_check.message(str(folder / CONFIG), "describe a model", error)) from error
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (RuntimeError, SafetensorError) as error:
+            rule = f"fit {CONFIG} beside it"
+            raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
+        return model.eval()
+
+    def _position(self, like: Tensor, at: tuple[int, int]) -> Tensor:
+        """Row and column of every pixel in embedding units, (2, H, W)."""
+        height, width = like.shape[-2:]
+        rows = torch.arange(at[0], at[0] + height, device=like.device) / self.config.unit
+        columns = torch.arange(at[1], at[1] + width, device=like.device) / self.config.unit
+        return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+
+
+def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int]) -> Tensor:
+    """Row and column from -1 to 1 as two channels (B, 2, h, w): of cells from `at` in a map of the size `of`."""
+    batch, _, height, width = like.shape
+    rows = torch.linspace(-1, 1, of[0], device=like.device, dtype=like.dtype)[at[0] : at[0] + height]
+    columns = torch.linspace(-1, 1, of[1], device=like.device, dtype=like.dtype)[at[1] : at[1] + width]
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(batch, -1, -1, -1)

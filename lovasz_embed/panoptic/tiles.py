@@ -1,0 +1,290 @@
+"""The segmentation of a picture of any size, tile by tile."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lovasz_embed import _check
+from lovasz_embed._ops.margin import Floats
+from lovasz_embed._ops.threads import map_threads
+from lovasz_embed._ops.tile_join import Instances, Spool, Totals, join
+from lovasz_embed.clustering._classified import check_options, cluster_classified
+from lovasz_embed.clustering._pictures import compactness, planar
+from lovasz_embed.panoptic._grid import Window, tiles
+from lovasz_embed.panoptic._maps import thing_categories
+from lovasz_embed.panoptic.result import PanopticResult, Segment
+from lovasz_embed.prototypes import nearest_class_mean
+
+Embed = Callable[[Window], Tensor]
+
+_IN_MEMORY = 1 << 26  # bytes of embeddings that wait in memory; more of them wait in a file
+_ROWS = 1 << 22  # pixels that are numbered at once
+_NEVER = np.iinfo(np.int64).max
+
+
+def segment_tiles(
+    embed: Embed,
+    size: tuple[int, int],
+    class_means: Tensor,
+    *,
+    things: Collection[int],
+    radius: float,
+    reach: float | None = None,
+    category_dims: Sequence[int] | None = None,
+    offset: Tensor | None = None,
+    reject_radius: float | None = None,
+    min_thing_area: int = 0,
+    min_stuff_area: int = 0,
+    ignore_index: int = 255,
+    tile: int = 1024,
+    overlap: int = 128,
+    context: int | None = None,
+    step: int = 1,
+    out: NDArray[np.int32] | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+) -> PanopticResult:
+    r"""Read categories and instances off an embedding that is computed tile by tile: `segment` for huge pictures.
+
+    Every tile is embedded with `overlap` pixels around it, and clustered. The clusters of all tiles are joined by
+    their means, the largest first: one takes all others of its class within `radius`. Each joined instance moves to
+    the mean of the pixels nearest to it within `radius`, and then every pixel takes the nearest one within `reach`.
+
+    Let every pixel of the whole picture's embedding lie within δ of the mean of its instance, and the means of two
+    instances of one class at least Δ apart. If 2 δ < radius < Δ - 2 δ and the overlap covers the network's context,
+    the result is that of `segment` on the whole picture, whatever the tiles.
+
+    Args:
+        embed: Maps a `Window` of the picture to its embedding, floats (1, D, h, w). Coordinates in it, if any, are
+            those in the picture, not those in the window.
+        size: Height and width of the picture, pixels.
+        class_means: Floats (C, D), as in `segment`, like the options up to `ignore_index`.
+        things: The categories that have instances.
+        radius: Radius of an instance, embedding units.
+        reach: Farthest distance at which a pixel joins its nearest instance; None is the radius.
+        category_dims: The dimensions that tell categories apart; None is all.
+        offset: Per category, (C,), squared embedding units.
+        reject_radius: Pixels farther than this from every class mean are void; None rejects nothing.
+        min_thing_area: Pixels that a thing must have, in all tiles together.
+        min_stuff_area: Pixels that a stuff segment must have, in all tiles together.
+        ignore_index: The category of void inside.
+        tile: Largest side of a tile, pixels. Tiles have about one size; windows are larger by twice the overlap.
+        overlap: Pixels that are embedded around a tile, on every side, as far as the picture goes.
+        context: How many pixels from an inner edge of a window the embedding may differ from that of the whole
+            picture; what is farther inside helps to find instances. None is the overlap.
+        step: Windows begin at multiples of it: the stride of the network's coarsest map.
+        out: int32 (H, W), written and returned in the result; `numpy.memmap` keeps it out of memory. None makes one.
+        scratch: Folder of a temporary file, that of the system if None. It holds the embedding of all thing pixels,
+            4 D bytes for each, and is gone when the call returns. Up to 64 MiB stay in memory.
+
+    Returns:
+        The result of one picture, on the CPU. Scores are those of `segment` but for rounding.
+
+    Raises:
+        TypeError: If `embed` returns no floating point tensor, or a number of pixels is no int.
+        ValueError: If `tile` or `overlap` is no multiple of `step`, `context` is larger than `overlap`, `out` or an
+            embedding has another shape, or an option is out of range.
+
+    Note:
+        Besides the result: one window's embedding with what `embed` needs for it, O(instances), and the file. Time is
+        that of `embed` and of `segment`; more than 4096 instances of a class are fine as long as no tile has more.
+        Deterministic, for any number of threads.
+
+    Example:
+        >>> row = torch.tensor([0.0, 0.1, 5.0, 5.1, 8.0, 8.2, 0.0]).view(1, 1, 1, 7)
+        >>> means = torch.tensor([[0.0], [6.0]])
+        >>> options = dict(things={1}, radius=1.0)
+        >>> tiled = segment_tiles(lambda w: row[..., w.rows, w.columns], (1, 7), means, **options, tile=3, overlap=0)
+        >>> tiled.segmentation.tolist()
+        [[[1, 1, 2, 2, 3, 3, 1]]]
+    """
+    thing_set = thing_categories(things)
+    _check.non_negative("min_thing_area", min_thing_area)
+    _check.non_negative("min_stuff_area", min_stuff_area)
+    check_options(radius, reach, connected=False)
+    check_tiles(tile, overlap, step)
+    context = overlap if context is None else context
+    pixels("context", context, 0)
+    if context > overlap:
+        raise ValueError(_check.message("context", f"be at most the overlap, {overlap}", context))
+    height, width = size
+    pixels("size", height, 0)
+    pixels("size", width, 0)
+    ids = _checked_out(out, (height, width))
+    nearest: dict[str, Any] = {"offset": offset, "dims": None if category_dims is None else tuple(category_dims)}
+    nearest["reject_radius"] = reject_radius
+    reader = _Reader(embed, class_means, thing_set, nearest, ignore_index)
+    limit = float(radius if reach is None else reach)
+    min_size = max(int(min_thing_area), 1)
+    grid = tiles((height, width), tile, step)
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if scratch is None else os.fspath(scratch)) as file:
+        picture = _Picture(ids, grid, reader, Spool(file))
+        pieces = [picture.look(place, float(radius), overlap, context) for place in grid]
+        found = join(Instances.of(pieces, class_means.shape[1]), float(radius))
+        found = found.select(found.sizes >= min_size)
+        found = picture.settle(found, float(radius), min_size)
+        totals = picture.label(found, limit)
+    scores = compactness(totals.variances(), radius)
+    return picture.number(found, scores, (math.ceil(min_thing_area), math.ceil(min_stuff_area)))
+
+
+def check_tiles(tile: int, overlap: int, step: int) -> None:
+    """Raise where tiles of this size do not fit the network's grid."""
+    pixels("step", step, 1)
+    pixels("tile", tile, 1)
+    pixels("overlap", overlap, 0)
+    for name, value in (("tile", tile), ("overlap", overlap)):
+        if value % step:
+            remedy = f"For example {-(-value // step) * step}."
+            raise ValueError(_check.message(name, f"be a multiple of {step}, the network's stride", value, remedy))
+
+
+def pixels(argument: str, value: int, least: int) -> None:
+    """Raise unless `value` is a whole number of pixels, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(_check.message(argument, "be an int, in pixels", type(value).__name__))
+    if value < least:
+        raise ValueError(_check.message(argument, f"be at least {least}", value))
+
+
+def _checked_out(out: NDArray[np.int32] | None, size: tuple[int, int]) -> NDArray[np.int32]:
+    if out is None:
+        return np.empty(size, np.int32)
+    if not isinstance(out, np.ndarray) or out.dtype != np.int32:
+        got = str(out.dtype) if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(_check.message("out", "be an int32 array", got))
+    if out.shape != size or not out.flags.writeable:
+        found = f"{out.shape}, {'writeable' if out.flags.writeable else 'read-only'}"
+        raise ValueError(_check.message("out", f"be writeable and of shape {size}, that of the picture", found))
+    return out
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From a window to its embedding, and from that to categories."""
+
+    embed: Embed
+    class_means: Tensor
+    things: frozenset[int]
+    nearest: dict[str, Any]
+    void: int
+
+    @property
+    def is_thing(self) -> NDArray[np.bool_]:
+        """Whether a category is a thing, (C,)."""
+        return np.isin(np.arange(len(self.class_means)), sorted(self.things))
+
+    def embedding(self, window: Window) -> Tensor:
+        embedding = self.embed(window)
+        _check.is_floating("embed(window)", embedding)
+        dimensions = self.class_means.shape[-1]
+        _check.same_shape("embed(window)", embedding, (1, dimensions, *window.shape), "class_means and the window")
+        return embedding.detach().cpu()
+
+    def categories(self, embedding: Tensor) -> NDArray[np.int32]:
+        """Return the category of every pixel, (h, w), -1 where void."""
+        means = self.class_means.detach().cpu()
+        semantic = nearest_class_mean(embedding, means, **self.nearest, ignore_index=self.void)[0]
+        return torch.where(semantic == self.void, -1, semantic).int().numpy()
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """The map that becomes the result. Until it is numbered: 0 is void, k instance k, -1 - c the category c."""
+
+    ids: NDArray[np.int32]
+    grid: list[Window]
+    reader: _Reader
+    spool: Spool
+
+    def look(self, place: Window, radius: float, overlap: int, context: int) -> Instances:
+        """Write the categories of a tile, keep the embedding of its things, and return its pieces of instances."""
+        size = self.ids.shape
+        window = place.widened(overlap, (size[0], size[1]))
+        seen = place.widened(overlap - context, (size[0], size[1]))
+        part, own = seen.inside(window), place.inside(seen)
+        embedding = self.reader.embedding(window)[..., part.rows, part.columns]
+        categories = self.reader.categories(embedding)
+        classes = np.where(np.append(self.reader.is_thing, False)[categories], categories, -1)
+        [found] = cluster_classified(
+            embedding, classes.reshape(1, -1), radius=radius, reach=radius, min_size=1, connected=False
+        )
+        self.ids[place.rows, place.columns] = -1 - categories[own.rows, own.columns]
+        mine = classes[own.rows, own.columns] >= 0
+        self.spool.write(planar(embedding[0, :, own.rows, own.columns])[:, mine.reshape(-1)])
+        labels = found.labels.reshape(classes.shape)[own.rows, own.columns]
+        sizes = np.bincount(labels.reshape(-1), minlength=len(found.centres) + 1)[1:]
+        return Instances(found.centres, found.classes, sizes).select(sizes > 0)
+
+    def settle(self, found: Instances, radius: float, min_size: int) -> Instances:
+        """Move instances to the mean of the pixels nearest to them within a radius; small ones go."""
+        totals = Totals(found, self.spool.dtype)
+        for place, mine, embedding in self._things():
+            totals.assign(embedding, self._categories(place)[mine], radius, map_threads)
+        return totals.settled(min_size)
+
+    def label(self, found: Instances, limit: float) -> Totals:
+        """Write the nearest instance within a limit of every thing pixel, and return what each one holds then."""
+        totals = Totals(found, self.spool.dtype)
+        for place, mine, embedding in self._things():
+            labels = totals.assign(embedding, self._categories(place)[mine], limit, map_threads)
+            self.ids[place.rows, place.columns][mine] = labels
+        return totals
+
+    def _categories(self, place: Window) -> NDArray[np.int32]:
+        return -1 - self.ids[place.rows, place.columns]
+
+    def _things(self) -> Iterator[tuple[Window, NDArray[np.bool_], Floats]]:
+        """Yield every tile, the mask of its thing pixels (h, w), and their embedding (D, n)."""
+        self.spool.rewind()
+        is_thing = np.append(self.reader.is_thing, False)
+        for number, place in enumerate(self.grid):
+            yield place, is_thing[self._categories(place)], self.spool.read(number)
+
+    def number(self, found: Instances, scores: NDArray[np.float32], minima: tuple[int, int]) -> PanopticResult:
+        """Number the segments that are large enough by their first pixel in scan order."""
+        stuff = len(self.reader.class_means)  # a table begins with the categories, the last one first; then void
+        area, first = self._tally(stuff + 1 + len(found.sizes))
+        minimum = np.repeat([minima[1], minima[0]], [stuff + 1, len(found.sizes)])
+        minimum[stuff] = _NEVER  # void is no segment
+        order = np.argsort(first, kind="stable")
+        order = order[(area >= np.maximum(minimum, 1))[order]]
+        numbers = np.zeros(len(area), np.int32)
+        numbers[order] = np.arange(1, len(order) + 1)
+        for rows in self._strips():
+            self.ids[rows] = numbers[self.ids[rows] + stuff]
+        category = np.concatenate([np.arange(stuff)[::-1], [0], found.classes])[order].tolist()
+        score = np.concatenate([np.ones(stuff + 1, np.float32), scores])[order].tolist()
+        columns = zip(
+            numbers[order].tolist(), category, (order > stuff).tolist(), area[order].tolist(), score, strict=True
+        )
+        segments = tuple(Segment(*values) for values in columns)
+        return PanopticResult(torch.from_numpy(self.ids)[None], (segments,))
+
+    def _tally(self, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how many pixels each entry of a table has, and its first one in scan order."""
+        area, first = np.zeros(length, np.int64), np.full(length, _NEVER)
+        stuff = len(self.reader.class_means)
+        for rows in self._strips():
+            entry = self.ids[rows].reshape(-1) + stuff
+            area += np.bincount(entry, minlength=length)
+            begin = rows.start * self.ids.shape[1]
+            here = np.full(length, _NEVER)
+            here[entry[::-1]] = np.arange(begin + len(entry), begin, -1) - 1  # of equal entries the last one is kept
+            np.minimum(first, here, out=first)
+        return area, first
+
+    def _strips(self) -> Iterator[slice]:
+        """Yield the rows of the picture, some at a time."""
+        height, width = self.ids.shape
+        each = max(_ROWS // max(width, 1), 1)
+        return (slice(top, min(top + each, height)) for top in range(0, height, each))
