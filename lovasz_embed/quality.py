@@ -218,43 +218,48 @@ class PanopticQuality(nn.Module):
 
     def compute(self) -> QualityResult:
         """Return the quality of all pictures added so far."""
-        counts = self.counts.cpu()
-        tp, fp, fn = counts[_Row.TP], counts[_Row.FP], counts[_Row.FN]
-        iou_sum = counts[_Row.IOU].double() / _IOU_UNIT
-        size = tp + (fp + fn).double() / 2
-        shared, true = counts[_Row.SHARED], counts[_Row.TRUE]
-        iou = shared.double() / torch.where(true > 0, counts[_Row.PREDICTED] + true - shared, 0)
-        occurs = tp + fp + fn > 0
-        matched_iou = (iou_sum / tp.clamp(min=1)).masked_fill(~occurs, torch.nan)
-        per_class = ClassQuality(iou_sum, tp, fp, fn, iou_sum / size, matched_iou, tp / size, iou)
-
-        is_thing = torch.zeros(self.num_classes, dtype=torch.bool)
-        is_thing[sorted(self.things)] = True
-
-        def averages(group: Tensor) -> tuple[float, float, float]:
-            return _mean(per_class.pq[group]), _mean(per_class.sq[group]), _mean(per_class.rq[group])
-
-        pq, sq, rq = averages(torch.ones_like(is_thing))
-        pq_things, sq_things, rq_things = averages(is_thing)
-        pq_stuff, sq_stuff, rq_stuff = averages(~is_thing)
-        return QualityResult(
-            pq=pq,
-            sq=sq,
-            rq=rq,
-            pq_things=pq_things,
-            sq_things=sq_things,
-            rq_things=rq_things,
-            pq_stuff=pq_stuff,
-            sq_stuff=sq_stuff,
-            rq_stuff=rq_stuff,
-            ap50=_mean((tp.double() / (tp + fp + fn))[is_thing]),
-            miou=_mean(iou),
-            per_class=per_class,
-        )
+        return _quality(self.counts, self.things)
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments."""
         return f"num_classes={self.num_classes}, things={sorted(self.things)}"
+
+
+def _quality(counts: Tensor, things: Collection[int]) -> QualityResult:
+    """Return what counts (rows, C) say, C classes of which `things` are things."""
+    counts = counts.cpu()
+    tp, fp, fn = counts[_Row.TP], counts[_Row.FP], counts[_Row.FN]
+    iou_sum = counts[_Row.IOU].double() / _IOU_UNIT
+    size = tp + (fp + fn).double() / 2
+    shared, true = counts[_Row.SHARED], counts[_Row.TRUE]
+    iou = shared.double() / torch.where(true > 0, counts[_Row.PREDICTED] + true - shared, 0)
+    occurs = tp + fp + fn > 0
+    matched_iou = (iou_sum / tp.clamp(min=1)).masked_fill(~occurs, torch.nan)
+    per_class = ClassQuality(iou_sum, tp, fp, fn, iou_sum / size, matched_iou, tp / size, iou)
+
+    is_thing = torch.zeros(counts.shape[1], dtype=torch.bool)
+    is_thing[sorted(things)] = True
+
+    def averages(group: Tensor) -> tuple[float, float, float]:
+        return _mean(per_class.pq[group]), _mean(per_class.sq[group]), _mean(per_class.rq[group])
+
+    pq, sq, rq = averages(torch.ones_like(is_thing))
+    pq_things, sq_things, rq_things = averages(is_thing)
+    pq_stuff, sq_stuff, rq_stuff = averages(~is_thing)
+    return QualityResult(
+        pq=pq,
+        sq=sq,
+        rq=rq,
+        pq_things=pq_things,
+        sq_things=sq_things,
+        rq_things=rq_things,
+        pq_stuff=pq_stuff,
+        sq_stuff=sq_stuff,
+        rq_stuff=rq_stuff,
+        ap50=_mean((tp.double() / (tp + fp + fn))[is_thing]),
+        miou=_mean(iou),
+        per_class=per_class,
+    )
 
 
 def _mean(scores: Tensor) -> float:
