@@ -42,6 +42,9 @@ class Kernel(NamedTuple):
 
 
 CELLS = {"C": 19, "SHIFT": 14, "CELLS": 65538, "CHUNK": 4, "BLOCK": 256}
+SLOTS = {"FIRST": 4096, "LATER": 1024, "BLOCK": 512}
+TREE = {"NODES": 128, "CELLS": 65538, "D": 6, "D_PAD": 8, "BLOCK": 512}
+GRADIENT = f"*T {6 * '*i32 '} *T *T *fp64 *T *i32 *fp64 *i64 *fp64 *T {5 * 'i32 '}"
 KERNELS = [
     Kernel("counting_kernels", "weigh_cells_kernel", "*i32 *T *i64", {"BINS": 32768, "BLOCK": 2048}),
     Kernel("counting_kernels", "weigh_cells_kernel", "*i64 *T *i64", {"BINS": 512, "BLOCK": 512}),
@@ -80,6 +83,31 @@ KERNELS = [
         )
         for wanted in (False, True)
     ),
+    *(
+        Kernel("nodes_kernels", "claim_kernel", f"{labels} *i64 i32 i32", {**SLOTS, "PER_PICTURE": per, "ROUND": part})
+        for labels, per, part in (("*i64", True, 0), ("*u8", False, 5))
+    ),
+    Kernel("nodes_kernels", "collect_kernel", "*i64 *i32 *i64 i32 i32", {"BLOCK": 1024}),
+    Kernel("nodes_kernels", "number_kernel", "*i32 *i64 *i32 *i32 *i32 *i32 i32 i32", {**SLOTS, "PER_PICTURE": True}),
+    Kernel("nodes_kernels", "parents_kernel", "*i32 *i32 *i32 *i32 i32", {"BLOCK": 512}),
+    *(
+        Kernel("tree_kernels", name, arguments, {**TREE, "GAUSSIAN": gaussian, "SIBLINGS": gaussian, **more})
+        for gaussian in (False, True)
+        for name, arguments, more in (
+            ("count_kernel", f"*T {6 * '*i32 '} *T *T *fp64 *i32 *i32 {5 * 'i32 '}", {}),
+            ("gradient_kernel", GRADIENT, {"WANTED": True, "BANDWIDTH": gaussian}),
+            ("gradient_kernel", GRADIENT, {"WANTED": False, "BANDWIDTH": False}),
+        )
+    ),
+    *(
+        Kernel("tree_kernels", name, arguments, {"BANDWIDTH": bandwidth, "D": 6, "D_PAD": 8, "BLOCK": 512})
+        for bandwidth in (False, True)
+        for name, arguments in (
+            ("sums_kernel", "*T *i32 *T *i32 *fp64 *i64 i32 i32 i32"),
+            ("spread_kernel", "*i32 *i32 *T *T *T i32 i32 i32"),
+        )
+    ),
+    Kernel("tree_kernels", "weigh_kernel", "*i32 *T *i64 *i32 i32", {"BINS": 32768, "BLOCK": 2048}),
 ]
 
 

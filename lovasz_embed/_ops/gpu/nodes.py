@@ -40,8 +40,8 @@ class DeviceNodes:
 
 def capacity(labels: Tensor) -> int:
     """Return the most nodes that labels (B, P) can have: what the host knows without looking."""
-    most = torch.sym_min(labels.shape[0] * labels.shape[1], MAX_NODES)
-    return most  # type: ignore[no-any-return]
+    most: int = torch.sym_min(labels.shape[0] * labels.shape[1], MAX_NODES)  # type: ignore[no-untyped-call]
+    return most
 
 
 def number_nodes(labels: Tensor, *, per_picture: bool) -> DeviceNodes:

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# Triton gives kernels types of its own.
 """Number the nodes of a label map on a GPU: labels of any size become 0, 1, 2, ... without sorting the pixels.
 
 A table of slots takes part of every label: slot h(label) keeps the least label that comes there, whatever the order in
@@ -18,21 +20,17 @@ _EMPTY = tl.constexpr(EMPTY)
 
 
 @triton.jit
-def _slot(label, ROUND: tl.constexpr, FIRST: tl.constexpr, LATER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slot(label, ROUND: tl.constexpr, FIRST: tl.constexpr, LATER: tl.constexpr):
     """Return the slot of a label in a part of the table: FIRST slots in part 0, LATER ones in all others."""
     mixed = label ^ (ROUND * 0x0B873593CC9E2D51)
     mixed = (mixed ^ (mixed >> 33)) * 0x7F51AFD7ED558CCD  # the finaliser of MurmurHash3, but for a sign
     mixed = (mixed ^ (mixed >> 29)) * 0x44CEB9FE1A85EC53
     mixed = mixed ^ (mixed >> 32)
-    if ROUND == 0:
-        slot = mixed & (FIRST - 1)
-    else:
-        slot = FIRST + (ROUND - 1) * LATER + (mixed & (LATER - 1))
-    return slot
+    return mixed & (FIRST - 1) if ROUND == 0 else FIRST + (ROUND - 1) * LATER + (mixed & (LATER - 1))
 
 
 @triton.jit
-def claim_kernel(  # type: ignore[no-untyped-def]
+def claim_kernel(
     labels, table, pixels, blocks,
     PER_PICTURE: tl.constexpr, ROUND: tl.constexpr, FIRST: tl.constexpr, LATER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -59,7 +57,7 @@ def claim_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def collect_kernel(table, counts, found, slots, room, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def collect_kernel(table, counts, found, slots, room, BLOCK: tl.constexpr):
     """Write the labels of each row of the table, in no order, to `found` (groups, room), and add up how many.
 
     Programs: groups x runs of BLOCK slots. What there is no room for is counted only.
@@ -76,7 +74,7 @@ def collect_kernel(table, counts, found, slots, room, BLOCK: tl.constexpr):  # t
 
 
 @triton.jit
-def number_kernel(  # type: ignore[no-untyped-def]
+def number_kernel(
     labels, table, ranks, starts, member, homeless, pixels, blocks,
     PER_PICTURE: tl.constexpr, FIRST: tl.constexpr, LATER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -104,7 +102,7 @@ def number_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def parents_kernel(member, above, least, most, total, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def parents_kernel(member, above, least, most, total, BLOCK: tl.constexpr):
     """Note the least and the greatest node of the level above among the pixels of every node, all int32.
 
     `member` and `above` have `total` pixels.
