@@ -68,7 +68,7 @@ def tree_hinge(
         kernel: "margin" or "gaussian".
         siblings: Only pixels of the same parent are negatives.
         cut: Negatives with an error up to this are left out (gaussian).
-        impl: "auto", "reference" or "numba".
+        impl: "auto", "reference", "numba" or "triton" (with bins only).
         bins: Bins per doubling of the error; 0 is the exact method.
     """
     impl = engine_for(impl, embedding.device)
@@ -76,6 +76,10 @@ def tree_hinge(
         from lovasz_embed._ops.tree_operator import tree_hinge_numba
 
         return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut)
+    if impl == "triton":
+        from lovasz_embed._ops.gpu.tree_operator import tree_hinge_triton
+
+        return tree_hinge_triton(embedding, levels, kernel == "gaussian", siblings, cut, bins)
     # Attached to all that may have a gradient, also where there is no node.
     nothing = (embedding * 0).sum() + sum(x.bandwidth.sum() * 0 for x in levels if x.bandwidth is not None)
     total = nothing
