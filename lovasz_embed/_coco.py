@@ -132,14 +132,28 @@ def write_annotation(
         segments: Things with id, category, is_crowd, ascending by id.
         category_ids: The data set's id of each contiguous category; None keeps the contiguous ids.
     """
+    for segment in segments:
+        if segment.id > MAX_ID:
+            where = f"(image {image_id}, segment {segment.id})"
+            raise ValueError(_check.message("segments", f"have ids of 24 bits {where}", segment.id))
+    info = segments_info(image_id, index, segments, category_ids)
+    return {"image_id": image_id, "file_name": file_name, "segments_info": info}, ids_to_rgb(ids)
+
+
+def segments_info(
+    image_id: int | str, index: NDArray[np.int64], segments: Sequence[Any], category_ids: Sequence[int] | None
+) -> list[dict[str, Any]]:
+    """Return {id, category_id, area, bbox, iscrowd} of each segment of one picture; `Args` as `write_annotation`.
+
+    Raises:
+        ValueError: Two categories share an id or one has none, or a segment has no pixel.
+    """
     if category_ids is not None:
         distinct_ids(category_ids)
     areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:].tolist()
     info = []
     for segment, area, box in zip(segments, areas, boxes(index, len(segments)), strict=True):
         where = f"(image {image_id}, segment {segment.id})"
-        if segment.id > MAX_ID:
-            raise ValueError(_check.message("segments", f"have ids of 24 bits {where}", segment.id))
         if area == 0:
             raise ValueError(_check.message("segmentation", f"hold each of its segments {where}", "no such pixel"))
         if category_ids is not None and segment.category >= len(category_ids):
@@ -155,4 +169,4 @@ def write_annotation(
                 "iscrowd": int(segment.is_crowd),
             }
         )
-    return {"image_id": image_id, "file_name": file_name, "segments_info": info}, ids_to_rgb(ids)
+    return info

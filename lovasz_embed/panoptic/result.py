@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lovasz_embed import _check, _coco
+from lovasz_embed import _check, _coco, _rle
 from lovasz_embed._ops.grouping import group_pixels, number_groups
 from lovasz_embed.panoptic._maps import (
     categories_of,
@@ -300,6 +300,48 @@ class PanopticResult:
             _coco.write_annotation(image_ids[row], file_names[row], ids[row], index[row], picture, category_ids)
             for row, picture in enumerate(self.segments)
         ]
+
+    def to_coco_instances(
+        self, image_ids: Sequence[int | str], category_ids: Sequence[int] | None = None, *, first_id: int = 1
+    ) -> list[dict[str, Any]]:
+        """Return the things as COCO instance annotations, of all pictures in one list.
+
+        The list is what `loadRes` of pycocotools takes as results, and `annotations` of an instances file. Stuff is
+        left out.
+
+        Args:
+            image_ids: One per picture.
+            category_ids: The data set's id of each contiguous category; None keeps the contiguous ids.
+            first_id: Of the first annotation; the others follow. Ids must be unique in a file.
+
+        Returns:
+            {id, image_id, category_id, segmentation, area, bbox, iscrowd, score} per segment: segmentation =
+            {"size": [H, W], "counts": compressed run lengths}, a string as JSON has it, area in pixels, bbox = [x, y,
+            width, height] in pixels.
+
+        Raises:
+            ValueError: As `to_coco`, ids of any size allowed.
+
+        >>> result = PanopticResult(torch.ones(1, 2, 3, dtype=torch.int32), ((Segment(1, 0, True, 6, 0.5),),))
+        >>> (annotation,) = result.to_coco_instances([42], category_ids=[90])
+        >>> annotation["category_id"], annotation["bbox"], annotation["score"], annotation["segmentation"]
+        (90, [0, 0, 3, 2], 0.5, {'size': [2, 3], 'counts': '06'})
+        """
+        if self.segmentation.ndim != 3:
+            got = tuple(self.segmentation.shape)
+            raise ValueError(_check.message("segmentation", "have shape (B, H, W) to become COCO annotations", got))
+        one_per_picture("image_ids", image_ids, len(self))
+        found: list[dict[str, Any]] = []
+        for image_id, index, picture in zip(image_ids, self.segment_index().cpu().numpy(), self.segments, strict=True):
+            name = image_id if isinstance(image_id, str) else int(image_id)
+            info = _coco.segments_info(name, index, picture, category_ids)
+            counts = _rle.encode_segments(index, len(picture))
+            for segment, entry, runs in zip(picture, info, counts, strict=True):
+                if segment.is_thing:
+                    mask = {"size": list(index.shape), "counts": runs}
+                    own = {"id": first_id + len(found), "image_id": name, "segmentation": mask, "score": segment.score}
+                    found.append({**entry, **own})
+        return found
 
     @classmethod
     def from_coco(
