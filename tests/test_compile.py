@@ -67,6 +67,7 @@ CLASS_MEANS = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, -1.0], [math.nan, math.n
 TREES: dict[str, Callable[..., Tensor]] = {
     "margin": tree,
     "numba": partial(tree, impl="numba"),  # elsewhere "auto"
+    "counted": partial(tree, method="binned"),
     "gaussian": partial(tree, kernel="gaussian", truncation=0.1),
     "siblings": partial(tree, negatives="siblings"),
     "class means": lambda x, y: tree(x, y, class_means=CLASS_MEANS, ncm_weight=0.5),
@@ -184,15 +185,15 @@ def test_the_extension_is_a_proper_operator(
     torch.library.opcheck(extension_numba._operator, arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dtype", "bins"), [(torch.float32, 0), (torch.float64, 0), (torch.float64, 32)])
 @pytest.mark.parametrize(("gaussian", "wanted"), [(False, True), (True, True), (False, False)])
-def test_the_tree_is_a_proper_operator(gaussian: bool, wanted: bool, dtype: torch.dtype) -> None:
+def test_the_tree_is_a_proper_operator(gaussian: bool, wanted: bool, dtype: torch.dtype, bins: int) -> None:
     embedding = torch.randn(2, 3, 40, dtype=dtype, requires_grad=wanted)
     labels = [torch.randint(0, 3, (2, 40)), torch.randint(-2, 5, (2, 40))]
     width = (0.5 + torch.rand(2, 40, dtype=dtype)).requires_grad_(wanted) if gaussian else torch.empty(0, dtype=dtype)
     arguments = (
         embedding, labels, [torch.empty(0, dtype=dtype), width], [3.0, 1.0], [7.2, 0.8], [1.0, 0.5], [False, True],
-        [0, 1, 2, 0, 2], [3, 2], gaussian, False, 0.0, wanted,
+        [0, 1, 2, 0, 2], [3, 2], gaussian, False, 0.0, bins, wanted,
     )  # fmt: skip
     torch.library.opcheck(tree_operator._operator, arguments)
 

@@ -94,6 +94,31 @@ def weigh_cells(
 
 
 @jit
+def slopes_of_cells(counts: Array, slopes: Array) -> None:
+    """Write the slope along the logit of an entry of every cell that holds any, (cells,), from their counts.
+
+    That is minus the weight of foreground and plus that of background, as `binning.cell_weights` tells them.
+    """
+    total = 0
+    for cell in range(1, counts.size, 2):
+        total += np.int64(counts[cell])
+    passed = 0  # foreground and background of the bins before, the largest errors first
+    behind = 0
+    for cell in range(counts.size - 2, 1, -2):
+        background, foreground = np.int64(counts[cell]), np.int64(counts[cell + 1])
+        if background + foreground == 0:
+            continue
+        passed += foreground
+        before = float(total + behind)
+        behind += background
+        if total > 0:
+            slopes[cell] = float(total - passed) / (before * float(total + behind))
+            slopes[cell + 1] = -1.0 / before
+        else:  # without foreground the largest error costs everything: the first bin with an entry shares it out
+            slopes[cell] = 1.0 / background if behind == background else 0.0
+
+
+@jit
 def cells_of(
     values: Array,
     labels: Array,

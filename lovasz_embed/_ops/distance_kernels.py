@@ -1,4 +1,4 @@
-"""Errors of nodes from distances to their means, and the way of the gradient back to embeddings and means.
+"""Errors of nodes from distances to their means: counted, written to be ranked, or looked up in a table of cells.
 
 All go block by block, and within a block node by node, so that a block's embeddings stay in the first-level cache
 for all nodes; and plane by plane inside, so that every inner loop runs over neighbouring pixels and is vectorised.
@@ -22,6 +22,8 @@ _BLOCK = 512  # as in node_kernels
 _PART = 64
 _IGNORED = -2
 _TOP = 0x7FFFFFFF  # as in ranking_kernels
+_OCTAVES = 64  # as in binning_kernels
+_LOWEST = (127 - 32) << 23
 
 
 @jit
@@ -242,133 +244,187 @@ def _only_siblings(errors: Array, group: Array, own: int) -> None:
 
 
 @jit
-def push(
+def count_cells(
     planes: Array,
     pixels: int,
     dims: Array,
     member: Array,
+    group: Array,
     first_block: int,
     last_block: int,
     first_node: int,
+    groups: Array,
     means: Array,
     radius2: Array,
     margin2: float,
     gaussian: bool,
-    bandwidth: bool,
-    scale: float,
+    cut: float,
+    near: Array,
+    shift: int,
     counts: Array,
-    starts: Array,
-    places: Array,
-    values: Array,
-    weights: Array,
-    grad: Array,
-    sums: Array,
 ) -> None:
-    """Take the slopes along the logits back to the embeddings of the blocks [first_block, last_block) of a picture.
+    """Add the positive errors of every node to its cells (see `binning_kernels`), counts[node, cell].
 
-    Adds to grad, laid out like planes, and to sums [node, D + 1] the slopes along each node's mean and, if there is a
-    `bandwidth` to learn, its squared radius.
+    Goes where `count_errors` goes, and clears the same bits.
     """
-    steps = np.zeros(_BLOCK, planes.dtype)
-    pushes = np.zeros(_BLOCK, planes.dtype)
+    errors = np.zeros(_BLOCK, planes.dtype)
+    cells = np.empty(_BLOCK, np.int32)
+    positive = np.zeros(_BLOCK, np.uint8)
+    where = np.empty(_BLOCK + 1, np.int32)
     for block in range(first_block, last_block):
-        start = block * _BLOCK
-        size = min(_BLOCK, pixels - start)
-        for n in range(len(counts)):
-            count = counts[n, block]
-            if count == 0:
+        for n in range(len(near)):
+            bits: Any = np.int64(near[n, block])
+            if bits == 0:
                 continue
             node = first_node + n
-            at = np.int64(starts[n, block])
-            slopes = weights[at : at + count]
-            pixel = places[at : at + count]
-            if gaussian:
-                falloff = math.log(2.0) / radius2[node]
-                for k in range(slopes.size):
-                    # The logit is 2 phi - 1 with phi = exp(-d² falloff).
-                    half = 0.5 * values[at + k]
-                    phi = half
-                    if member[start + pixel[k]] == node:
-                        # A far positive's error is 2, and has lost it.
-                        phi = 1 - half
-                        if phi < 0.25:
-                            distance2 = _distance2(planes, pixels, dims, start + pixel[k], means[node])
-                            phi = math.exp(-distance2 * falloff)
-                    if bandwidth and phi > 0:
-                        sums[n, dims.size] -= 2 * scale / radius2[node] * phi * math.log(phi) * slopes[k]
-                    slopes[k] *= -4 * scale * falloff * phi
-            else:
-                factor = planes.dtype.type(-2 * scale / margin2)
-                for k in range(slopes.size):
-                    slopes[k] *= factor
-            if count * 4 < size:
-                _push_some(planes, pixels, dims, start, slopes, pixel, means[node], grad, sums[n])
-                continue
-            steps[:] = 0
-            for k in range(slopes.size):
-                steps[pixel[k]] = slopes[k]
-            for j in range(dims.size):
-                plane = planes[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                target = grad[dims[j] * pixels + start : dims[j] * pixels + start + size]
-                centre = means[node, j]
-                pushes[size:] = 0
-                for i in range(size):
-                    step = steps[i] * (plane[i] - centre)
-                    target[i] += step
-                    pushes[i] = step
-                sums[n, j] -= _sum(pushes, _BLOCK)
+            kept = np.int64(0)
+            part = 0
+            while bits >> part:
+                part, stop = _run(bits, part)
+                start = block * _BLOCK + part * _PART
+                size = min(stop * _PART, pixels - block * _BLOCK) - part * _PART
+                own = member[start : start + size]
+                _errors(
+                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, False,
+                    errors,
+                )  # fmt: skip
+                if group.size:
+                    _only_siblings(errors, group[start : start + size], groups[node])
+                found = _positive(errors, size, positive, where)
+                if found:
+                    _cells(errors, own, node, size, shift, cells)
+                    for k in range(found):
+                        i = np.uint64(where[k])
+                        counts[n, np.uint32(cells[i])] += 1
+                        kept |= np.int64(1) << (part + np.int64(i) // _PART)
+                part = stop
+            near[n, block] = kept
 
 
 @jit
-def _push_some(
+def look_up(
     planes: Array,
     pixels: int,
     dims: Array,
-    start: int,
+    member: Array,
+    group: Array,
+    first_block: int,
+    last_block: int,
+    first_node: int,
+    groups: Array,
+    means: Array,
+    radius2: Array,
+    margin2: float,
+    gaussian: bool,
+    cut: float,
+    near: Array,
+    shift: int,
     slopes: Array,
-    pixel: Array,
-    mean: Array,
+    bandwidth: bool,
+    scale: float,
     grad: Array,
     sums: Array,
+    losses: Array,
 ) -> None:
-    """Do `push` entry by entry, where few pixels of the block have one."""
-    j = 0
-    while j + 4 <= dims.size:  # four planes at a time: places and slopes are read a quarter as often
-        first, second = np.uint64(dims[j] * pixels + start), np.uint64(dims[j + 1] * pixels + start)
-        third, fourth = np.uint64(dims[j + 2] * pixels + start), np.uint64(dims[j + 3] * pixels + start)
-        a, b, c, d = mean[j], mean[j + 1], mean[j + 2], mean[j + 3]
-        sum_a, sum_b, sum_c, sum_d = 0.0, 0.0, 0.0, 0.0
-        for k in range(slopes.size):
-            i = np.uint64(pixel[k])
-            slope = slopes[k]
-            step_a = slope * (planes[first + i] - a)
-            step_b = slope * (planes[second + i] - b)
-            step_c = slope * (planes[third + i] - c)
-            step_d = slope * (planes[fourth + i] - d)
-            grad[first + i] += step_a
-            grad[second + i] += step_b
-            grad[third + i] += step_c
-            grad[fourth + i] += step_d
-            sum_a += step_a
-            sum_b += step_b
-            sum_c += step_c
-            sum_d += step_d
-        sums[j] -= sum_a
-        sums[j + 1] -= sum_b
-        sums[j + 2] -= sum_c
-        sums[j + 3] -= sum_d
-        j += 4
-    while j < dims.size:
-        first = np.uint64(dims[j] * pixels + start)
-        a = mean[j]
-        sum_a = 0.0
-        for k in range(slopes.size):
-            i = np.uint64(pixel[k])
-            step_a = slopes[k] * (planes[first + i] - a)
-            grad[first + i] += step_a
-            sum_a += step_a
-        sums[j] -= sum_a
-        j += 1
+    """Add up the losses of the nodes, and the gradient, from the slope along the logit of every cell.
+
+    Goes where `count_cells` went. `slopes` [node, cell] is minus the weight of foreground and plus that of background;
+    adds to losses[node], to grad, laid out like planes (empty: not wanted) and scaled by `scale`, and to sums
+    [node, D + 1] the slopes along each node's mean and, if there is a `bandwidth` to learn, its squared radius.
+    """
+    errors = np.zeros(_BLOCK, planes.dtype)
+    cells = np.empty(_BLOCK, np.int32)
+    positive = np.zeros(_BLOCK, np.uint8)
+    where = np.empty(_BLOCK + 1, np.int32)
+    steps = np.zeros(_BLOCK, planes.dtype)
+    pushes = np.zeros(_BLOCK, planes.dtype)
+    for block in range(first_block, last_block):
+        for n in range(len(near)):
+            bits: Any = np.int64(near[n, block])
+            if bits == 0:
+                continue
+            node = first_node + n
+            falloff = math.log(2.0) / radius2[node]
+            part = 0
+            while bits >> part:
+                part, stop = _run(bits, part)
+                start = block * _BLOCK + part * _PART
+                size = min(stop * _PART, pixels - block * _BLOCK) - part * _PART
+                own = member[start : start + size]
+                _errors(
+                    planes, pixels, dims, own, start, node, means[node], radius2[node], margin2, gaussian, cut, False,
+                    errors,
+                )  # fmt: skip
+                part = stop
+                if group.size:
+                    _only_siblings(errors, group[start : start + size], groups[node])
+                found = _positive(errors, size, positive, where)
+                if found == 0:
+                    continue
+                _cells(errors, own, node, size, shift, cells)
+                steps[:size] = 0
+                loss = 0.0
+                for k in range(found):
+                    i = np.uint64(where[k])
+                    steps[i] = slopes[n, np.uint32(cells[i])]
+                    loss += abs(steps[i]) * errors[i]
+                losses[n] += loss
+                if grad.size == 0:
+                    continue
+                if gaussian:
+                    for k in range(found):
+                        i = np.uint64(where[k])
+                        # The logit is 2 phi - 1 with phi = exp(-d² falloff).
+                        distance2 = _distance2(planes, pixels, dims, start + where[k], means[node])
+                        phi = math.exp(-distance2 * falloff)
+                        if bandwidth:
+                            sums[n, dims.size] += 2 * scale * falloff / radius2[node] * distance2 * phi * steps[i]
+                        steps[i] *= -4 * scale * falloff * phi
+                else:
+                    factor = planes.dtype.type(-2 * scale / margin2)
+                    for i in range(size):
+                        steps[i] *= factor
+                width = _PART  # a power of two of whole parts
+                while width < size:
+                    width *= 2
+                for j in range(dims.size):
+                    at = np.uint64(dims[j] * pixels + start)
+                    centre = means[node, j]
+                    pushes[size:width] = 0
+                    for i in range(np.uint64(size)):
+                        step = steps[i] * (planes[at + i] - centre)
+                        grad[at + i] += step
+                        pushes[i] = step
+                    sums[n, j] -= _sum(pushes, width)
+
+
+@jit
+def _positive(errors: Array, size: int, positive: Array, where: Array) -> int:
+    """Write the indices of the first `size` errors that are positive, or NaN, into `where`; return how many."""
+    eight = positive.view(np.uint64)
+    positive[size : size + 8] = 0  # the last eight may not be full
+    for i in range(size):
+        positive[i] = not errors[i] <= 0
+    found: Any = 0
+    for j in range((size + 7) // 8):
+        if eight[j]:
+            for i in range(8 * j, 8 * j + 8):
+                where[found] = i
+                found += np.int64(positive[i])
+    return found
+
+
+@jit
+def _cells(errors: Array, member: Array, node: int, size: int, shift: int, cells: Array) -> None:
+    """Write the cells of errors that are positive: as `binning_kernels` cuts them."""
+    lowest = np.int32(_LOWEST)
+    highest = np.int32(_LOWEST + (_OCTAVES << 23) - 1)
+    mine = np.int32(node)
+    bits = errors.view(np.int32) if errors.itemsize == 4 else errors.astype(np.float32).view(np.int32)
+    for i in range(size):
+        key = bits[i] & np.int32(0x7FFFFFFF)
+        kept = min(max(key, lowest), highest) - lowest  # NaN is above all numbers
+        cells[i] = np.int32(((kept >> shift) + 1) << 1) | np.int32(member[i] == mine)
 
 
 @jit
@@ -393,18 +449,3 @@ def _sum(values: Array, width: int) -> float:
     for i in range(width):
         total += values[i]
     return total
-
-
-@jit
-def spread(member: Array, dims: Array, shares: Array, grad: Array) -> None:
-    """Add to the gradient (D, pixels) of every pixel its share of its node's mean: shares (D, K + 2).
-
-    The first two columns are for pixels of no node.
-    """
-    for first in range(0, member.size, _BLOCK):
-        nodes = member[first : first + _BLOCK]
-        for j in range(dims.size):
-            row = shares[j]
-            target = grad[dims[j], first : first + _BLOCK]
-            for i in range(nodes.size):
-                target[i] += row[np.uint32(nodes[i] + 2)]

@@ -72,10 +72,10 @@ def tree_hinge(
         bins: Bins per doubling of the error; 0 is the exact method.
     """
     impl = engine_for(impl, embedding.device)
-    if impl == "numba" and not bins:
+    if impl == "numba":
         from lovasz_embed._ops.tree_operator import tree_hinge_numba
 
-        return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut)
+        return tree_hinge_numba(embedding, levels, kernel == "gaussian", siblings, cut, bins)
     if impl == "triton":
         from lovasz_embed._ops.gpu.tree_operator import tree_hinge_triton
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lovasz_embed._ops import distance_kernels, node_kernels
+from lovasz_embed._ops import distance_kernels, node_kernels, push_kernels
 from lovasz_embed._ops.node_kernels import BLOCK
 from lovasz_embed._ops.numbered_level import NumberedLevel, node_means
 from lovasz_embed._ops.ranking import LARGEST, weigh_words
@@ -75,7 +75,7 @@ def level_hinge(level: HingeLevel, scale: float, grad: Array, threads: int) -> t
     dtype = level.planes.dtype
     count = len(level.nodes.label)
     losses, slopes = np.zeros(count), np.zeros((count, level.dims.size + 1))
-    sweep = _Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
+    sweep = Sweep(level, node_means(level.planes, level.dims, level.nodes, threads).astype(dtype), threads)
     near, counts = sweep.count()
     room = _room(level)
     # Without them a positive float32 error is read from its word.
@@ -154,7 +154,7 @@ class _Entries:
         return slice(start, start + int(self.counts[n].sum(dtype=np.int64)))
 
 
-class _Sweep:
+class Sweep:
     """Passes over the blocks of all pictures, shared among threads; sums are summed in the order of blocks."""
 
     def __init__(self, level: HingeLevel, means: Array, threads: int) -> None:
@@ -175,14 +175,14 @@ class _Sweep:
 
         Before it, the parts that they are in, bit by bit, (K, N).
         """
-        near = self._near()
+        near = self.near()
         counts = np.zeros(near.shape, np.uint16)
 
         def count(run: tuple[int, int, int]) -> None:
             b, first, last = run
-            nodes, columns = self._of_picture(b, range(len(counts)))
+            nodes, columns = self.of_picture(b, range(len(counts)))
             distance_kernels.count_errors(
-                *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
+                *self.pixels(b), self.group(b), first, last, nodes.start, self.groups(), *self.shape, self.level.cut,
                 near[nodes.start : nodes.stop, columns], counts[nodes.start : nodes.stop, columns],
             )  # fmt: skip
 
@@ -194,10 +194,10 @@ class _Sweep:
 
         def write(run: tuple[int, int, int]) -> None:
             b, first, last = run
-            nodes, columns = self._of_picture(b, entries.nodes)
+            nodes, columns = self.of_picture(b, entries.nodes)
             rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
             distance_kernels.write_errors(
-                *self._pixels(b), self._group(b), first, last, nodes.start, self._groups(), *self.shape, self.level.cut,
+                *self.pixels(b), self.group(b), first, last, nodes.start, self.groups(), *self.shape, self.level.cut,
                 entries.near[rows, columns], entries.starts[rows, columns], entries.words, entries.places,
                 entries.weights, entries.errors,
             )  # fmt: skip
@@ -235,10 +235,10 @@ class _Sweep:
 
         def push(number: int) -> None:
             b, first, last = self.runs[number]
-            nodes, columns = self._of_picture(b, entries.nodes)
+            nodes, columns = self.of_picture(b, entries.nodes)
             rows = slice(nodes.start - entries.nodes.start, nodes.stop - entries.nodes.start)
-            distance_kernels.push(
-                *self._pixels(b), first, last, nodes.start, *self.shape, self.level.bandwidth, scale,
+            push_kernels.push(
+                *self.pixels(b), first, last, nodes.start, *self.shape, self.level.bandwidth, scale,
                 entries.counts[rows, columns], entries.starts[rows, columns], entries.places, entries.errors,
                 entries.weights, flat[b], sums[number, rows],
             )  # fmt: skip
@@ -256,11 +256,11 @@ class _Sweep:
         def spread(run: tuple[int, int, int]) -> None:
             b, *blocks = run
             own = slice(*(block * BLOCK for block in blocks))
-            distance_kernels.spread(level.nodes.member[b, own], level.dims, shares, grad[b, :, own])
+            push_kernels.spread(level.nodes.member[b, own], level.dims, shares, grad[b, :, own])
 
         share(spread, self.runs, self.threads)
 
-    def _near(self) -> Array:
+    def near(self) -> Array:
         """Return the parts of every block that can hold a positive error of a node, bit by bit, (K, N) uint8."""
         level = self.level
         batch, dtype = len(self.planes), level.planes.dtype
@@ -304,17 +304,17 @@ class _Sweep:
         touched: Array = above.touched[parent[node], start : start + self.level.nodes.touched.shape[1]]
         return touched
 
-    def _pixels(self, b: int) -> tuple[Array, int, Array, Array]:
+    def pixels(self, b: int) -> tuple[Array, int, Array, Array]:
         return self.planes[b], self.level.planes.shape[2], self.level.dims, self.level.nodes.member[b]
 
-    def _group(self, b: int) -> Array:
+    def group(self, b: int) -> Array:
         parents = self.level.parents
         return self.level.nodes.member[b, :0] if parents is None else parents[1].member[b]
 
-    def _groups(self) -> Array:
+    def groups(self) -> Array:
         return self.level.nodes.label if self.level.parents is None else self.level.parents[0]
 
-    def _of_picture(self, b: int, nodes: range) -> tuple[range, slice]:
+    def of_picture(self, b: int, nodes: range) -> tuple[range, slice]:
         """Return those of some nodes that have pixels in a picture, and the picture's columns in their rows."""
         picture = self.level.nodes.picture
         if picture.size and picture[0] < 0:

@@ -17,6 +17,7 @@ from lovasz_embed._ops.handover import may_hand_over
 from lovasz_embed._ops.numbered_level import NumberedLevel, number_level, parent_of_nodes
 from lovasz_embed._ops.ranking import LARGEST
 from lovasz_embed._ops.threads import crew_size
+from lovasz_embed._ops.tree_counted_numba import counted_level_hinge
 from lovasz_embed._ops.tree_hinge import TreeLevel, TreeLosses
 from lovasz_embed._ops.tree_hinge_numba import HingeLevel, level_hinge
 
@@ -25,7 +26,7 @@ _Result = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor, list[Tensor]
 
 
 def tree_hinge_numba(
-    embedding: Tensor, levels: Sequence[TreeLevel], gaussian: bool, siblings: bool, cut: float
+    embedding: Tensor, levels: Sequence[TreeLevel], gaussian: bool, siblings: bool, cut: float, bins: int
 ) -> TreeLosses:
     """Return what `tree_hinge.tree_hinge` returns."""
     labels = [level.labels.long() for level in levels]
@@ -43,6 +44,7 @@ def tree_hinge_numba(
         gaussian,
         siblings,
         cut,
+        bins,
         wanted,
     )
     if type(embedding) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling():
@@ -66,6 +68,7 @@ def _run(
     gaussian: bool,
     siblings: bool,
     cut: float,
+    bins: int,
     wanted: bool,
 ) -> _Result:
     """Return the total, the levels' means, (picture, label) and loss of every level's nodes, and the gradients."""
@@ -100,7 +103,11 @@ def _run(
             cut=cut,
             bandwidth=bandwidth.numel() > 0,
         )
-        values, slopes = level_hinge(hinge, scale, grad.numpy() if weights[number] else array[:0], threads)
+        own_grad = grad.numpy() if weights[number] else array[:0]
+        if bins:
+            values, slopes = counted_level_hinge(hinge, scale, own_grad, threads, bins)
+        else:
+            values, slopes = level_hinge(hinge, scale, own_grad, threads)
         above = level
         per_level.append(float(values.mean()) if count else 0.0)
         nodes.append(torch.from_numpy(np.stack([level.picture, level.label])))
@@ -160,11 +167,12 @@ def _operator(
     gaussian: bool,
     siblings: bool,
     cut: float,
+    bins: int,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor, list[Tensor]]:
     return _run(
         embedding, labels, bandwidths, radii, margins2, weights, per_picture, dims, dim_counts, gaussian, siblings,
-        cut, wanted,
+        cut, bins, wanted,
     )  # fmt: skip
 
 
@@ -182,6 +190,7 @@ def _(
     gaussian: bool,
     siblings: bool,
     cut: float,
+    bins: int,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor, list[Tensor]]:
     counts = [torch.library.get_ctx().new_dynamic_size() for _ in labels]
@@ -204,7 +213,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Any, ...]:
     grad, *bandwidths = ctx.saved_tensors
-    return grad * total, [None] * ctx.levels, [g * total for g in bandwidths], *[None] * 10
+    return grad * total, [None] * ctx.levels, [g * total for g in bandwidths], *[None] * 11
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)
