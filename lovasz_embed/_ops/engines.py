@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 
@@ -11,6 +10,8 @@ import torch
 from lovasz_embed import _check
 
 IMPLEMENTATIONS = ("auto", "reference", "numba", "triton")
+
+_FOUND = importlib.util.find_spec("triton") is not None  # a constant: torch.compile warns of functions with a cache
 
 
 def check_engine(impl: str, device: torch.device, argument: str) -> None:
@@ -37,10 +38,9 @@ def engine_for(impl: str, device: torch.device) -> str:
     return "triton" if device.type == "cuda" and has_triton() and not interpreting() else "reference"
 
 
-@functools.cache
 def has_triton() -> bool:
     """Return whether Triton can be imported; it is not imported for that."""
-    return importlib.util.find_spec("triton") is not None
+    return _FOUND
 
 
 def interpreting() -> bool:
