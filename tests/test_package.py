@@ -31,6 +31,7 @@ PUBLIC_MODULES = [
     "visualise",
     "model",
     "training",
+    "report",
 ]
 HEAVY = [
     "numba",

@@ -12,6 +12,7 @@ from lovasz_embed.cli.demo import demo
 from lovasz_embed.cli.evaluate import evaluate
 from lovasz_embed.cli.info import info
 from lovasz_embed.cli.predict import predict
+from lovasz_embed.cli.report import report
 from lovasz_embed.cli.train import train
 
 __all__ = ["app"]
@@ -22,5 +23,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, train, predict, evaluate, info):
+for verb in (demo, train, predict, evaluate, report, info):
     app.command()(failing_clearly(verb))

@@ -12,8 +12,7 @@ from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.formats import Category, DataError, PanopticDataset, dataset_splits, open_dataset
 from lovasz_embed.model import PanopticEmbedder
-
-DATASET = "dataset.json"
+from lovasz_embed.report._run import DATASET
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from lovasz_embed.training.views import View
 CHECKPOINT = "checkpoint.pt"
 OPTIONS = "train.json"
 LOG = "log.jsonl"
+SCORES = "scores.jsonl"
 
 
 class Writer(Protocol):
@@ -61,6 +62,8 @@ def fit(
     resume: bool = False,
     writer: Writer | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    score: Callable[[PanopticEmbedder], Mapping[str, float | None]] | None = None,
+    score_every: int = 500,
 ) -> PanopticEmbedder:
     """Train a model with the hierarchical Lovász hinge, then take its class means over whole pictures.
 
@@ -72,12 +75,15 @@ def fit(
         model: Trained in place.
         pictures: The data set; see `Pictures`.
         config: The options.
-        out: Folder for `train.json`, `log.jsonl`, `checkpoint.pt` and, at the end, the model as
+        out: Folder for `train.json`, `log.jsonl`, `scores.jsonl`, `checkpoint.pt` and, at the end, the model as
             `PanopticEmbedder.save_pretrained` writes it; a model that is there stays until then. None writes
             nothing.
         resume: Go on from the checkpoint in `out`, if there is one. Otherwise that checkpoint is removed.
-        writer: Receives the losses of every logged step.
+        writer: Receives the losses of every logged step, and the scores.
         on_step: Called after every step.
+        score: Scores the model, in evaluation mode and with class means: the running ones during training, the
+            final ones at its end. The weights do not depend on it, but its time counts as time of training.
+        score_every: Steps between two scorings.
 
     Returns:
         The model, in evaluation mode.
@@ -99,6 +105,8 @@ def fit(
     """
     if len(pictures) == 0:
         raise ValueError(_check.message("pictures", "hold at least one picture", "none"))
+    if score is not None:
+        _check.positive("score_every", score_every)
     if resume and out is None:
         raise ValueError(_check.message("out", "be the folder of the run where resume is set", out))
     run = _Run(model, config)
@@ -110,10 +118,11 @@ def fit(
         elif not resume:
             (out / CHECKPOINT).unlink(missing_ok=True)
         config.save(out / OPTIONS)
-        _cut_log(out / LOG, run.step)
+        for file in (LOG, SCORES):
+            _cut_log(out / file, run.step)
     stream = Batches(pictures, config, len(model.config.classes))
     model.train()
-    clock = time.perf_counter()
+    began, clock = run.step, time.perf_counter()
     for views in stream.start_at(run.step):
         if run.fraction >= 1:
             break
@@ -122,13 +131,9 @@ def fit(
         now = time.perf_counter()
         run.seconds, clock = run.seconds + now - clock, now
         if run.step % config.log_every == 0:
-            record = _record(run, result)
-            for name, value in record.items():
-                if writer is not None and name != "step":
-                    writer.add_scalar(f"train/{name}", value, run.step)
-            if out is not None:
-                with (out / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(record) + "\n")
+            _tell(_record(run, result), "train", writer, out and out / LOG)
+        if score is not None and run.step % score_every == 0 and run.fraction < 1:
+            _tell(run.score(score), "score", writer, out and out / SCORES)
         if out is not None and run.step % config.checkpoint_every == 0:
             run.save(out / CHECKPOINT)
         if on_step is not None:
@@ -139,6 +144,9 @@ def fit(
     fit_class_means(model, (stream.picture(index) for index in spread), amp=config.amp)
     if out is not None:
         model.save_pretrained(out)
+    if score is not None and run.step > began:
+        record = {"step": run.step, "seconds": run.seconds, **score(model)}
+        _tell(record, "score", writer, out and out / SCORES)
     return model
 
 
@@ -217,6 +225,22 @@ class _Run:
         self.step += 1
         return result
 
+    def score(self, score: Callable[[PanopticEmbedder], Mapping[str, float | None]]) -> dict[str, float | None]:
+        """Score the model as it is, with the running class means in the place of the final ones."""
+        ncm = self.model.ncm
+        before = ncm.sums.clone(), ncm.counts.clone()
+        known = ~self.running.isnan().any(1)
+        ncm.sums.copy_(self.running.nan_to_num(0.0))
+        ncm.counts.copy_(known)  # a mean is its own sum over one pixel
+        self.model.eval()
+        try:
+            scores = score(self.model) if bool(known.any()) else {}
+        finally:
+            ncm.sums.copy_(before[0])
+            ncm.counts.copy_(before[1])
+            self.model.train()
+        return {"step": self.step, "seconds": self.seconds, **scores}
+
     def _lattice(self, pixels: Tensor) -> Tensor:
         """Return the pixels (..., H, W) that the loss of this step looks at."""
         stride = self.config.loss_stride
@@ -284,6 +308,16 @@ def _record(run: _Run, result: HierarchicalLoss) -> dict[str, float]:
         "learning_rate": run.optimiser.param_groups[0]["lr"],
         "seconds": run.seconds,
     }
+
+
+def _tell(record: Mapping[str, float | None], what: str, writer: Writer | None, file: Path | None) -> None:
+    """Send a record to the writer and append it to a file, as far as there are such."""
+    for name, value in record.items():
+        if writer is not None and name != "step" and value is not None:
+            writer.add_scalar(f"{what}/{name}", value, int(record["step"] or 0))
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
 
 
 def _must_be_finite(what: str, value: Tensor) -> None:
