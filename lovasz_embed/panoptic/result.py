@@ -258,6 +258,42 @@ class PanopticResult:
             for ids, picture in zip(self.segmentation, self.segments, strict=True)
         ]
 
+    @classmethod
+    def from_transformers(cls, outputs: Sequence[Mapping[str, Any]], *, things: Collection[int]) -> PanopticResult:
+        """Return the result that dictionaries of transformers hold: the inverse of `to_transformers`.
+
+        Args:
+            outputs: One per picture, as `post_process_panoptic_segmentation` returns them, all of one size:
+                "segmentation", ids from 1, 0 and below = void, and "segments_info" with id, label_id and score.
+            things: Category ids (label_id) that are things; `was_fused` only says which segments were merged.
+
+        Raises:
+            ValueError: There is none, sizes differ, or map and segments disagree.
+            TypeError: `things` is no collection of integers.
+
+        Notes:
+            Segments without a pixel are left out: a mask may lose its last one when it is resized.
+
+        >>> result = PanopticResult(torch.ones(1, 2, 2, dtype=torch.int32), ((Segment(1, 7, False, 4),),))
+        >>> PanopticResult.from_transformers(result.to_transformers(), things=set()) == result
+        True
+        """
+        thing_set = thing_categories(things)
+        pictures = []
+        for output in outputs:
+            ids = torch.as_tensor(output["segmentation"]).to(torch.int32).clamp(min=0)
+            present, counts = torch.unique(ids, return_counts=True)
+            areas = dict(zip(present.tolist(), counts.tolist(), strict=True))
+            info = sorted((s for s in output["segments_info"] if s["id"] in areas), key=lambda s: int(s["id"]))
+            found = (
+                Segment(int(s["id"]), (c := int(s["label_id"])), c in thing_set, areas[s["id"]], float(s["score"]))
+                for s in info
+            )
+            result = cls(ids[None], (tuple(found),))
+            result.segment_index()  # every id of the map is a segment's
+            pictures.append(result)
+        return cls.from_pictures(pictures)
+
     def to_coco(
         self,
         image_ids: Sequence[int | str],
