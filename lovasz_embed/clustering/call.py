@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from lovasz_embed._ops.labels import as_labels
 from lovasz_embed._ops.margin import PictureClusters, cluster_picture
 from lovasz_embed._ops.seeded import cluster_picture_by_seeds
 from lovasz_embed._ops.threads import map_threads
+from lovasz_embed.clustering._device import cluster_on_device, stays_on_device
 from lovasz_embed.clustering._options import Options
 from lovasz_embed.clustering._pictures import as_tensor, compact, compactness, planar, runner
 from lovasz_embed.clustering.result import Clusters
@@ -114,11 +115,12 @@ def cluster_embeddings(
         For "margin", of equal densities the climb begins with the smaller coordinate, and of equally near centres the
         one with the smaller coordinate is taken; for "seeded", equal seeds take their turns in scan order. Sums are
         integers or taken in a fixed order: neither the number of threads nor a repetition changes a bit. Half
-        precision is computed in float32. Runs on the CPU; an embedding on another device is copied picture by
-        picture. Values of pixels that are not clustered are never used. For "margin" O(P·D) time where pixels lie
-        well inside their instance, O(P·K·D) at worst; memory is below that of one picture's embedding, plus its copy
-        if it is not contiguous float32 or float64 on the CPU. While `min_size` is 1, every isolated outlier is a
-        cluster.
+        precision is computed in float32. On a CUDA device with Triton, "margin" runs there unless `connected`: the
+        embedding and the labels stay, and the host waits for a few counts. Everything else runs on the CPU; an
+        embedding on another device is copied picture by picture. Values of pixels that are not clustered are never
+        used. For "margin" O(P·D) time where pixels lie well inside their instance, O(P·K·D) at worst and on a GPU;
+        memory is below that of one picture's embedding, plus its copy if it is not contiguous float32 or float64 on
+        the CPU. While `min_size` is 1, every isolated outlier is a cluster.
 
     References:
         Y. Cheng, "Mean shift, mode seeking, and clustering", PAMI 17(8), 1995 (flat kernel, section I).
@@ -149,6 +151,10 @@ def cluster_embeddings(
     _check.same_device("mask_or_labels", labels, embedding.device, "embedding")
     options = Options(method, radius, min_size, connected, reach, seeds, bandwidth, min_seed, min_fresh)
     options.check(embedding)
+    if radius is not None and stays_on_device(embedding, method, connected):
+        clusters_there = cluster_on_device(embedding, labels, radius=radius, reach=reach, min_size=min_size)
+        _warn_of_invalid(clusters_there.invalid)
+        return clusters_there
 
     cluster = _METHODS[method]
     run = runner(len(embedding))
@@ -160,7 +166,7 @@ def cluster_embeddings(
 
     results = map_threads(picture, range(len(embedding)))
     found = [clusters for clusters, _ in results]
-    _warn_of_invalid(found)
+    _warn_of_invalid([clusters.invalid for clusters in found])
     device, dtype = embedding.device, torch.promote_types(embedding.dtype, torch.float32)
     maps = torch.zeros(labels.shape, dtype=torch.int32)
     for b, clusters in enumerate(found):
@@ -190,10 +196,10 @@ def _margin_ok(clusters: PictureClusters, radius: float | None) -> bool:
     return clusters.separation > 2 * radius
 
 
-def _warn_of_invalid(found: list[PictureClusters]) -> None:
-    count = sum(clusters.invalid for clusters in found)
+def _warn_of_invalid(found: Sequence[int]) -> None:
+    count = sum(found)
     if count:
-        where = f"in {sum(clusters.invalid > 0 for clusters in found)} of {len(found)} pictures"
+        where = f"in {sum(invalid > 0 for invalid in found)} of {len(found)} pictures"
         text = f"{count} pixels to be clustered, {where}, hold NaN or Inf: they are noise"
         remedy = "Look for a diverged network or an overflow in half precision; Clusters.invalid counts them."
         warnings.warn(f"{text}. {remedy}", RuntimeWarning, stacklevel=3)

@@ -16,9 +16,10 @@ from lovasz_embed._ops.ncm import check_classifier
 from lovasz_embed._ops.ncm_numba import name_pixels
 from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.clustering._classified import check_options, cluster_classified
+from lovasz_embed.clustering._device import scores_of, stays_on_device
 from lovasz_embed.panoptic._maps import thing_categories
 from lovasz_embed.panoptic.assembly import assemble, result_of
-from lovasz_embed.panoptic.result import PanopticResult
+from lovasz_embed.panoptic.result import PanopticResult, Segment
 from lovasz_embed.prototypes import nearest_class_mean
 
 
@@ -67,8 +68,11 @@ def segment(
     Note:
         Pixels whose embedding holds NaN or Inf are void. O(B·P·C·D) plus the clustering; deterministic, for any
         number of threads. On the CPU, in any layout and precision, besides the result it needs one map of int32
-        and the memory of `cluster_embeddings`. Elsewhere it is `nearest_class_mean`, `cluster_embeddings` and
-        `assemble` one after the other, and the result is theirs in any case.
+        and the memory of `cluster_embeddings`. So it does on a CUDA device with Triton, unless `connected`: the
+        embedding and all maps stay there, as does the map of the result, and only tables of segments come to the
+        host; beyond the guarantee of `cluster_embeddings` clusters may differ from the CPU's. Elsewhere it is
+        `nearest_class_mean`, `cluster_embeddings` and `assemble` one after the other, and the result is theirs in
+        any case.
 
     Example:
         >>> embedding = torch.tensor([[[0.0, 0.1, 5.0, 5.1, 8.0]]])
@@ -93,6 +97,8 @@ def segment(
     minima = min_thing_area, min_stuff_area
     if embedding.device.type == "cpu" and type(embedding) in (Tensor, nn.Parameter):
         return _fused(embedding.detach(), class_means, thing_set, nearest, clustering, minima, ignore_index)
+    if stays_on_device(embedding, "margin", connected):
+        return _on_device(embedding.detach(), class_means, thing_set, nearest, clustering, minima, ignore_index)
     semantic = nearest_class_mean(embedding, class_means, **nearest, ignore_index=ignore_index)
     chosen = torch.tensor(sorted(thing_set), dtype=torch.long, device=semantic.device)
     is_thing = torch.isin(semantic, chosen) & (semantic != ignore_index)
@@ -135,6 +141,67 @@ def _fused(
     )
     maps = torch.from_numpy(ids).view(len(embedding), *embedding.shape[2:])
     return result_of(maps, found, [picture.scores for picture in clusters])
+
+
+def _on_device(
+    embedding: Tensor,
+    means: Tensor,
+    things: frozenset[int],
+    nearest: dict[str, Any],
+    clustering: dict[str, Any],
+    minima: tuple[float, float],
+    ignore_index: int,
+) -> PanopticResult:
+    """Do the same on a GPU: the embedding and all maps stay there, tables of segments come to the host.
+
+    Under Triton's interpreter it takes tensors on the CPU.
+    """
+    from lovasz_embed._ops.gpu.assembly import number, tabulate
+    from lovasz_embed._ops.gpu.margin import cluster_picture
+    from lovasz_embed._ops.gpu.ncm import name_pixels as name_on_device
+    from lovasz_embed._ops.gpu.pixels import planes
+
+    looked_at = check_classifier(embedding, means, **nearest)
+    code, names = _code(len(means), things, ignore_index)
+    named = torch.from_numpy(np.append(names, np.int32(code.void))).to(embedding.device)
+    codes = name_on_device(embedding, means, nearest["offset"], looked_at, nearest["reject_radius"], named)
+    stuff, radius = len(code.stuff), float(clustering["radius"])
+    reach = radius if clustering["reach"] is None else float(clustering["reach"])
+    own = planes(embedding)
+    ids = torch.zeros_like(codes)
+    segments = []
+    for b, values in enumerate(codes):
+        clusters = cluster_picture(
+            own.picture(b),
+            values,
+            tuple(embedding.shape[2:]),
+            class_count=len(code.things),
+            radius=radius,
+            reach=reach,
+            min_size=clustering["min_size"],
+        )
+        table = tabulate(values, clusters.labels, stuff, len(clusters.sizes), minima)
+        number(values, clusters.labels, stuff, table.ids, ids[b])
+        cluster = (table.rows - stuff).clamp(min=0)
+        is_thing = table.rows >= stuff
+        # One table, one transfer; scores are float32, which float64 holds.
+        scores = torch.cat([scores_of(clusters.variances, radius), embedding.new_ones(1, dtype=torch.float32)])
+        thing = torch.cat([clusters.classes, clusters.classes.new_zeros(1)])
+        columns = table.rows, table.areas, is_thing, thing[cluster], torch.where(is_thing, scores[cluster], 1.0)
+        rows = torch.stack([column.double() for column in columns], 1).tolist()
+        segments.append(
+            tuple(
+                Segment(
+                    number_of,
+                    int(code.things[int(own_class)] if is_own else code.stuff[int(row)]),
+                    bool(is_own),
+                    int(area),
+                    score,
+                )
+                for number_of, (row, area, is_own, own_class, score) in enumerate(rows, start=1)
+            )
+        )
+    return PanopticResult(ids.view(len(embedding), *embedding.shape[2:]), tuple(segments))
 
 
 def _code(categories: int, things: frozenset[int], ignore_index: int) -> tuple[Code, NDArray[np.int32]]:
