@@ -19,6 +19,7 @@ def class_terms(
     ncm_weight: float,
     ncm_temperature: float,
     norm_weight: float,
+    engine: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of the terms, and the cross-entropy alone, both 0-d.
 
@@ -30,6 +31,8 @@ def class_terms(
         ncm_weight: Weight of the cross-entropy.
         ncm_temperature: Its temperature, in squared radii.
         norm_weight: Weight of the batch's means' squared length.
+        engine: What computes the tree; with "triton" nothing waits for the device, except for the cross-entropy
+            without `class_means`: it has as many logits a pixel as there are nodes.
     """
     nothing = embedding.new_zeros(())
     if class_means is not None:
@@ -47,22 +50,42 @@ def class_terms(
         total = total + ncm_weight * ncm
         if not (pull_weight or norm_weight):
             return total, ncm
-    # How many nodes there are depends on the labels: from here on a compiled graph would break.
-    nodes = find_nodes(level.labels, per_picture=level.per_picture)
-    if not len(nodes):
-        return total, ncm
-    means = nodes.means(seen)
-    if ncm_weight and class_means is None:
-        ncm = _cross_entropy(seen, means, _targets(nodes), ncm_temperature * scale)
-        total = total + ncm_weight * ncm
+    if engine == "triton" and not (ncm_weight and class_means is None):
+        means, label, there = _means_on_device(seen, level)
+    else:
+        # How many nodes there are depends on the labels: from here on a compiled graph would break.
+        nodes = find_nodes(level.labels, per_picture=level.per_picture)
+        if not len(nodes):
+            return total, ncm
+        means, label = nodes.means(seen), nodes.label
+        there = torch.ones_like(label, dtype=torch.bool)
+        if ncm_weight and class_means is None:
+            ncm = _cross_entropy(seen, means, _targets(nodes), ncm_temperature * scale)
+            total = total + ncm_weight * ncm
     if pull_weight and class_means is not None:
         # A class not met yet pulls nowhere; masked after the square, its NaN would stay in the gradient.
-        aim = class_means[nodes.label]
-        gap = means - torch.where(aim.isnan(), means.detach(), aim)
-        total = total + pull_weight * gap.square().sum(1).mean() / scale
+        aim = class_means[label.clamp(0, len(class_means) - 1)]
+        gap = means - torch.where(aim.isnan() | (label >= len(class_means))[:, None], means.detach(), aim)
+        total = total + pull_weight * _mean(gap.square().sum(1), there) / scale
     if norm_weight:
-        total = total + norm_weight * means.square().sum(1).mean() / scale
+        total = total + norm_weight * _mean(means.square().sum(1), there) / scale
     return total, ncm
+
+
+def _mean(values: Tensor, there: Tensor) -> Tensor:
+    """Return the mean over the nodes that are there, 0 without any."""
+    return torch.where(there, values, 0).sum() / there.sum().clamp(min=1)
+
+
+def _means_on_device(embedding: Tensor, level: TreeLevel) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and label of every node, padded, and which of them are there."""
+    from lovasz_embed._ops.gpu.nodes import named_nodes
+
+    member, label = named_nodes(level.labels, level.per_picture)
+    there = label >= 0
+    size = torch.zeros_like(label).scatter_add(0, member.flatten().clamp(min=0).long(), (member >= 0).flatten().long())
+    nodes = Nodes(member, label, label, member, label, size.clamp(min=1))
+    return nodes.means(embedding), label, there
 
 
 def _targets(nodes: Nodes) -> Tensor:
@@ -80,15 +103,16 @@ def _cross_entropy(embedding: Tensor, centres: Tensor, target: Tensor, scale: fl
     absent = ~known & known.any()
     bias = torch.where(absent, -torch.inf, -near.square().sum(1)) / scale
     logits = bias[:, None] + (2 / scale * near) @ embedding
-    sums = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
-    return sums / (target >= 0).sum().clamp(min=1)
+    # Summed here: the sum that is built in has no order of its own on a CUDA device.
+    losses = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="none")
+    return losses.sum() / (target >= 0).sum().clamp(min=1)
 
 
 def _check_class_means(class_means: Tensor, dims: int, labels: Tensor) -> None:
     _check.is_floating("class_means", class_means)
     if class_means.ndim != 2 or class_means.shape[1] != dims:
         raise ValueError(_check.message("class_means", f"have shape (C, {dims})", tuple(class_means.shape)))
-    if torch.compiler.is_compiling() or not labels.numel():
+    if torch.compiler.is_compiling() or not labels.numel() or labels.device.type != "cpu":
         return
     highest = int(labels.max())
     if highest >= class_means.shape[0]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lovasz_embed import _check
 from lovasz_embed._ops.nodes import IGNORED, NO_NODE
+from lovasz_embed._ops.runs import among
 
 MARGIN_RATIO = math.sqrt(0.8)
 """Default margin over radius: the outer radius is then three times the inner one (m² = 0.8 r²)."""
@@ -112,7 +113,9 @@ def panoptic_levels(
 
     Raises:
         TypeError: If a map does not hold integers.
-        ValueError: If shapes differ, ids are negative, or the radii are not falling.
+        ValueError: If shapes differ, ids are negative, or the radii are not falling. On a CUDA device, where looking
+            at values would make the host wait, the values are checked on the device and fail there, later, as a
+            RuntimeError; so do ids that are too large to be told apart by one number per category and id.
 
     Example:
         >>> semantic = torch.tensor([[0, 0, 1, 1, 255]])
@@ -128,31 +131,17 @@ def panoptic_levels(
     if radii[0] <= radii[1]:
         raise ValueError(_check.message("radii", "fall from the category to the instance level", radii))
     semantic, instance = semantic.long(), instance.long()
-    if instance.numel() and int(instance.min()) < 0:
-        raise ValueError(_check.message("instance", "hold ids of 0 or above", int(instance.min())))
     void = semantic == ignore_index
-    if bool(((semantic < 0) & ~void).any()):
-        raise ValueError(
-            _check.message("semantic", f"hold categories of 0 or above, or ignore_index ({ignore_index})",
-                           int(semantic[~void].min()))
-        )  # fmt: skip
+    _check_values(semantic, instance, void, ignore_index)
     if crowd is not None:
         _check.is_labels("crowd", crowd)
         _check.same_shape("crowd", crowd, tuple(semantic.shape), "semantic")
         crowd = crowd.bool()
-    is_thing = torch.isin(semantic, torch.tensor(sorted(things), dtype=torch.long, device=semantic.device))
-    is_thing = is_thing & ~void
+    is_thing = among(semantic, sorted(things)) & ~void
     untold = is_thing & (instance == 0)
     if crowd is not None:
         untold = untold | (is_thing & crowd)
-    # One number per (category, instance); instance ids are compacted first where the product could overflow.
-    number = (
-        torch.unique(instance, return_inverse=True)[1]
-        if instance.numel() and int(instance.max()) >= 2**31
-        else instance
-    )
-    span = int(number.max()) + 1 if number.numel() else 1
-    labels = torch.where(is_thing, semantic * span + number, NO_NODE)
+    labels = torch.where(is_thing, _numbers(semantic, instance, is_thing), NO_NODE)
     return (
         Level(
             torch.where(void, IGNORED, semantic),
@@ -171,3 +160,36 @@ def panoptic_levels(
             name="instance",
         ),
     )
+
+
+def _check_values(semantic: Tensor, instance: Tensor, void: Tensor, ignore_index: int) -> None:
+    if not instance.numel() or instance.is_meta:
+        return
+    wrong = (semantic < 0) & ~void
+    allowed = f"hold categories of 0 or above, or ignore_index ({ignore_index})"
+    if instance.is_cuda:
+        torch._assert_async(instance.amin() >= 0, _check.message("instance", "hold ids of 0 or above", "less"))
+        torch._assert_async(~wrong.any(), _check.message("semantic", allowed, "others"))
+        return
+    if int(instance.min()) < 0:
+        raise ValueError(_check.message("instance", "hold ids of 0 or above", int(instance.min())))
+    if bool(wrong.any()):
+        raise ValueError(_check.message("semantic", allowed, int(semantic[~void].min())))
+
+
+def _numbers(semantic: Tensor, instance: Tensor, is_thing: Tensor) -> Tensor:
+    """Return one number per category and instance."""
+    if not instance.numel():
+        return instance
+    if instance.is_cuda or instance.is_meta:
+        span = instance.amax() + 1
+        categories = torch.where(is_thing, semantic, 0).amax() + 1
+        if instance.is_cuda:
+            text = _check.message(
+                "instance", "hold ids below 2^63 divided by the highest category", "more", "Number them from 1."
+            )
+            torch._assert_async(span.double() * categories < 2.0**63, text)
+        return semantic * span + instance
+    if int(instance.max()) >= 2**31:  # the product could overflow
+        instance = torch.unique(instance, return_inverse=True)[1]
+    return semantic * (int(instance.max()) + 1) + instance

@@ -22,6 +22,10 @@ NEGATIVES = ("all", "siblings")
 class NodeLosses(NamedTuple):
     """The losses of one level's K nodes, without gradient, for logging.
 
+    With impl="triton" the three are longer than K, so that nobody waits to learn how many nodes there are: behind the
+    K nodes stand entries with picture and label -1 and loss 0. `nodes.loss[nodes.label >= 0]` leaves them out, and
+    waits.
+
     Attributes:
         picture: Picture of each node, (K,); -1 for a node that spans the batch.
         label: Label of each node, (K,).
@@ -39,7 +43,7 @@ class HierarchicalLoss(NamedTuple):
     Attributes:
         loss: The total, 0-d, attached to the graph.
         per_level: The unweighted mean loss of each level, (L,), without gradient.
-        per_node: The nodes' losses, one entry per level.
+        per_node: The nodes' losses, one entry per level; padded with impl="triton", see `NodeLosses`.
         ncm: The nearest-class-mean cross-entropy, 0-d, without gradient; 0 where it was not asked for.
     """
 
@@ -113,6 +117,8 @@ def hierarchical_lovasz_hinge(
         TypeError: If the embedding is not floating point or labels are not integers.
         ValueError: If shapes, devices or options do not fit, the labels are no tree (siblings), or the
             embedding holds NaN or Inf (looked at on the CPU only, where looking does not wait for a device).
+        RuntimeError: With impl="triton", raised by the device, later: if the labels are no tree, or a level has more
+            than 4096 nodes over the whole batch.
 
     Note:
         Computed in at least float32, whatever autocast says; gradients come in the embedding's dtype. At ties
@@ -174,6 +180,7 @@ def hierarchical_lovasz_hinge(
             ncm_weight=ncm_weight,
             ncm_temperature=ncm_temperature,
             norm_weight=norm_weight,
+            engine=engine,
         )
         total = total + more
     return HierarchicalLoss(total, per_level, tuple(NodeLosses(*nodes) for nodes in per_node), ncm.detach())

@@ -122,3 +122,16 @@ def parents_of(nodes: DeviceNodes, above: DeviceNodes) -> Tensor:
         "of the level above. Ignore those pixels, or use negatives='all'.",
     )
     return least
+
+
+@torch.library.custom_op("lovasz_embed::named_nodes_triton", mutates_args=())
+def named_nodes(labels: Tensor, per_picture: bool) -> tuple[Tensor, Tensor]:
+    """Return the node of every pixel, (B, P) int32, and the label of every node, (M,) int64; see `DeviceNodes`."""
+    with torch.cuda.device_of(labels):  # type: ignore[no-untyped-call]
+        nodes = number_nodes(labels, per_picture=per_picture)
+    return nodes.member, nodes.label
+
+
+@named_nodes.register_fake
+def _(labels: Tensor, per_picture: bool) -> tuple[Tensor, Tensor]:
+    return labels.new_empty(labels.shape, dtype=torch.int32), labels.new_empty(capacity(labels), dtype=torch.int64)

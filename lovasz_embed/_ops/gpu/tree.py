@@ -21,6 +21,7 @@ from torch import Tensor
 from lovasz_embed._ops.binning import cells, shift_of
 from lovasz_embed._ops.gpu import tree_kernels as kernels
 from lovasz_embed._ops.gpu.nodes import DeviceNodes, number_nodes, parents_of
+from lovasz_embed._ops.runs import on_device
 
 NODES_AT_ONCE = 128  # rows of the tables, a multiple of 32, at 512 bins
 
@@ -194,22 +195,11 @@ class _Launch:
         padded = max(1 << (len(dims) - 1).bit_length(), 2) if dims else 2
         block = min(max(_TILE * 4 // embedding.element_size() // padded, 32), 1024)
         blocks = -(-pixels // block)
-        return cls(_on_device(dims, embedding.device), padded, block, batch * blocks, (pixels, blocks, channels))
+        return cls(on_device(dims, embedding.device), padded, block, batch * blocks, (pixels, blocks, channels))
 
     def __call__(self, kernel: Any, *arguments: Any, **options: Any) -> None:
         """Run a kernel over all pixels."""
         kernel[(self.programs,)](*arguments, D=self.dims.numel(), D_PAD=self.padded, BLOCK=self.block, **options)
-
-
-def _on_device(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Return numbers as an int32 tensor without a copy from the host, which would wait: runs of successors."""
-    starts = [n for n, number in enumerate(numbers) if n == 0 or number != numbers[n - 1] + 1]
-    stops = [*starts[1:], len(numbers)]
-    runs = [
-        torch.arange(numbers[start], numbers[start] + stop - start, dtype=torch.int32, device=device)
-        for start, stop in zip(starts, stops, strict=False)
-    ]
-    return torch.cat(runs) if runs else torch.empty(0, dtype=torch.int32, device=device)
 
 
 def _largest(values: Tensor) -> Tensor:
