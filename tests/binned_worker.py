@@ -1,4 +1,7 @@
-"""One of two processes of `test_binned.py`: it trains on its own pictures. Run as `binned_worker.py FOLDER RANK`."""
+"""One of two processes of `test_binned.py`: it trains on its own pictures.
+
+Run as `binned_worker.py FOLDER RANK [ENGINE ...]`.
+"""
 
 from __future__ import annotations
 
@@ -79,13 +82,13 @@ def step(name: str, impl: str, model: nn.Module, own: slice, group: ProcessGroup
     return loss.detach(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def main(folder: str, rank: int) -> None:
+def main(folder: str, rank: int, *engines: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=20)
     )
     results = {}
     for name, (_, _, parts) in CASES.items():
-        for impl in ("reference", "numba"):
+        for impl in engines or ("reference", "numba"):
             model = DistributedDataParallel(network())
             results[name, impl] = step(name, impl, model, parts[rank], torch.distributed.group.WORLD)
             torch.save(results, f"{folder}/rank{rank}.pt")  # at once: a later case may fail
@@ -93,4 +96,4 @@ def main(folder: str, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

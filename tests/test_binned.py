@@ -103,9 +103,10 @@ def test_bins_of_another_type_fail_clearly(bins: Any) -> None:
         lovasz_softmax(torch.zeros(1, 2, 4), torch.zeros(1, 4).long(), method="binned", bins=bins)
 
 
-def test_bins_for_the_exact_method_fail_clearly() -> None:
-    with pytest.raises(ValueError, match=r"bins must be None for method='sort', got 64\. Use method='binned'"):
-        lovasz_hinge(torch.zeros(1, 4), torch.zeros(1, 4).long(), bins=64)
+@pytest.mark.parametrize("method", ["auto", "sort"])
+def test_bins_for_a_method_that_may_sort_fail_clearly(method: str) -> None:
+    with pytest.raises(ValueError, match=rf"bins must be None for method='{method}', got 64\. Use method='binned'"):
+        lovasz_hinge(torch.zeros(1, 4), torch.zeros(1, 4).long(), method=method, bins=64)
 
 
 # --- Several processes
@@ -121,11 +122,12 @@ def alone() -> Iterator[ProcessGroup]:
     torch.distributed.destroy_process_group()
 
 
-def test_a_group_for_the_exact_method_fails_clearly(alone: ProcessGroup) -> None:
-    text = r"group must be None for method='sort', got a process group\. Use method='binned': counts add up"
+@pytest.mark.parametrize("method", ["auto", "sort"])
+def test_a_group_for_a_method_that_may_sort_fails_clearly(alone: ProcessGroup, method: str) -> None:
+    text = rf"group must be None for method='{method}', got a process group\. Use method='binned': counts add up"
     for loss, logits in ((lovasz_hinge, torch.zeros(1, 4)), (lovasz_softmax, torch.zeros(1, 2, 4))):
         with pytest.raises(ValueError, match=text):
-            loss(logits, torch.zeros(1, 4).long(), per_image=False, group=alone)
+            loss(logits, torch.zeros(1, 4).long(), per_image=False, method=method, group=alone)
 
 
 def test_a_group_for_a_loss_per_picture_fails_clearly(alone: ProcessGroup) -> None:

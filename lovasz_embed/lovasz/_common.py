@@ -12,12 +12,11 @@ from torch.distributed import ProcessGroup
 from lovasz_embed import _check
 from lovasz_embed._ops.binning import Reduce
 from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine
+from lovasz_embed._ops.methods import check_method
 
 Reduction = Literal["mean", "sum", "none"]
 
 _REDUCTIONS = ("mean", "sum", "none")
-_METHODS = ("sort", "binned")
-_DEFAULT_BINS = 512
 
 
 def flat(values: Tensor) -> Tensor:
@@ -29,11 +28,6 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean over the last axis, 0 where all weights are 0."""
     total = weights.sum(-1)
     return (losses * weights).sum(-1) / torch.where(total > 0, total, 1)
-
-
-def bins_of(method: str, bins: int | None) -> int:
-    """Return the bins per doubling of the error, 0 for the exact method."""
-    return 0 if method == "sort" else bins or _DEFAULT_BINS
 
 
 def sum_over(group: ProcessGroup | None) -> Reduce | None:
@@ -95,18 +89,11 @@ def check_options(
         raise TypeError(_check.message("ignore_index", "be an int or None", type(ignore_index).__name__))
     _check.one_of("reduction", reduction, _REDUCTIONS)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
-    _check.one_of("method", method, _METHODS)
-    if bins is not None:
-        if isinstance(bins, bool) or not isinstance(bins, int):
-            raise TypeError(_check.message("bins", "be an int or None", type(bins).__name__))
-        if not 8 <= bins <= 2**16 or bins & (bins - 1):
-            raise ValueError(_check.message("bins", "be a power of two from 8 to 65536", bins))
-        if method == "sort":
-            raise ValueError(_check.message("bins", "be None for method='sort'", bins, "Use method='binned'."))
+    check_method(method, bins)
     if group is not None:
-        if method == "sort":
+        if method != "binned":
             remedy = "Use method='binned': counts add up over processes, orders do not."
-            raise ValueError(_check.message("group", "be None for method='sort'", "a process group", remedy))
+            raise ValueError(_check.message("group", f"be None for method={method!r}", "a process group", remedy))
         if per_image:
             remedy = "Use per_image=False: a picture lies in one process."
             raise ValueError(_check.message("group", "be None for per_image=True", "a process group", remedy))

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from lovasz_embed import _check
+from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.extension import HINGE, extension
 from lovasz_embed._ops.labels import as_labels, labels_in_range
+from lovasz_embed._ops.methods import bins_of
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed.lovasz._common import (
     Reduction,
-    bins_of,
     check_input,
     check_options,
     flat,
@@ -30,7 +31,7 @@ def lovasz_hinge(
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
     impl: str = "auto",
-    method: str = "sort",
+    method: str = "auto",
     bins: int | None = None,
     group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -48,9 +49,11 @@ def lovasz_hinge(
         multilabel: True: axis 1 holds C masks that may overlap, each with a loss of its own.
         ignore_index: target value of the pixels that do not count at all; None = all pixels count.
         reduction: "mean" over the masks that have a pixel that counts, "sum", or "none".
-        impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never the result.
-        method: "sort", the exact loss, or "binned": errors are counted into bins, O(P), and the loss comes out
-            at most 1/bins too small, relatively (docs/mathematics.md).
+        impl: "auto" (numba on the CPU, Triton on CUDA where it is installed, else the reference), "reference",
+            "numba" or "triton": speed, and never the result of a method.
+        method: "sort", the exact loss; "binned": errors are counted into bins, O(P), and the loss comes out at
+            most 1/bins too small, relatively, in practice less than 1e-5 (docs/mathematics.md); or "auto":
+            "binned" for the engine "triton", because a sort costs many times the rest there, else "sort".
         bins: Bins per doubling of the error, a power of two; for "binned" only, None is 512.
         group: Processes whose batches count as one batch, for "binned" only and without `per_image`; None is
             this process alone. Every process gets the loss of all, and a gradient that
@@ -101,7 +104,7 @@ def lovasz_hinge(
         ignore_index=ignore_index,
         per_image=per_image,
         impl=impl,
-        bins=bins_of(method, bins),
+        bins=bins_of(method, bins, engine_for(impl, input.device)),
         reduce=sum_over(group),
     )
     losses = loss_of_all(losses, group)
@@ -129,7 +132,7 @@ class LovaszHinge(nn.Module):
         ignore_index: int | None = None,
         reduction: Reduction = "mean",
         impl: str = "auto",
-        method: str = "sort",
+        method: str = "auto",
         bins: int | None = None,
         group: ProcessGroup | None = None,
     ) -> None:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from lovasz_embed import _check
+from lovasz_embed._ops.engines import engine_for
 from lovasz_embed._ops.extension import SOFTMAX, extension
 from lovasz_embed._ops.labels import as_labels, labels_in_range
+from lovasz_embed._ops.methods import bins_of
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed.lovasz._common import (
     Reduction,
-    bins_of,
     check_input,
     check_options,
     flat,
@@ -37,7 +38,7 @@ def lovasz_softmax(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     impl: str = "auto",
-    method: str = "sort",
+    method: str = "auto",
     bins: int | None = None,
     group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -60,9 +61,11 @@ def lovasz_softmax(
         weight: (C,) floating point, weight of each class, 0 or above; None = all equal.
         reduction: "mean": the mean over classes, weighted by `weight`, then over pictures with `per_image`;
             "sum" of weight times loss; or "none".
-        impl: "auto" (numba on the CPU, else the reference), "reference" or "numba": speed, never the result.
-        method: "sort", the exact loss, or "binned": errors are counted into bins, O(P), and the loss comes out
-            at most 1/bins too small, relatively (docs/mathematics.md).
+        impl: "auto" (numba on the CPU, Triton on CUDA where it is installed, else the reference), "reference",
+            "numba" or "triton": speed, and never the result of a method.
+        method: "sort", the exact loss; "binned": errors are counted into bins, O(P), and the loss comes out at
+            most 1/bins too small, relatively, in practice less than 1e-5 (docs/mathematics.md); or "auto":
+            "binned" for the engine "triton", because a sort costs many times the rest there, else "sort".
         bins: Bins per doubling of the error, a power of two; for "binned" only, None is 512.
         group: Processes whose batches count as one batch, for "binned" only and without `per_image`; None is
             this process alone. Every process gets the loss of all, and a gradient that
@@ -117,7 +120,7 @@ def lovasz_softmax(
         ignore_index=ignore_index,
         per_image=per_image,
         impl=impl,
-        bins=bins_of(method, bins),
+        bins=bins_of(method, bins, engine_for(impl, input.device)),
         reduce=sum_over(group),
     )
     losses = loss_of_all(losses, group)
@@ -153,7 +156,7 @@ class LovaszSoftmax(nn.Module):
         weight: Tensor | None = None,
         reduction: Reduction = "mean",
         impl: str = "auto",
-        method: str = "sort",
+        method: str = "auto",
         bins: int | None = None,
         group: ProcessGroup | None = None,
     ) -> None:

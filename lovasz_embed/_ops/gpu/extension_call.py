@@ -37,9 +37,9 @@ class Call:
         constants: What kernels are compiled for.
     """
 
-    def __init__(self, values: Tensor, labels: Tensor, options: Options, chunk: int = _CHUNK) -> None:
+    def __init__(self, values: Tensor, labels: Tensor, options: Options, chunk: int | None = None) -> None:
         batch, channels, pixels = values.shape
-        chunk = min(chunk, 1 << max(channels - 1, 0).bit_length())
+        chunk = min(chunk or _CHUNK, 1 << max(channels - 1, 0).bit_length())
         block = _TILE // chunk
         self.blocks = -(-pixels // block)
         self.grid = (batch * self.blocks if channels else 0,)

@@ -182,10 +182,11 @@ def entries_of(
         own = tl.load(labels + channel * lc + (pixel * lp)[None, :], there, 0).to(tl.int64)
         counted = there & (own != ignored)
         foreground = counted & (own == 1)
-    p = tl.load(values + channel * vc + (pixel * vp)[None, :], counted, 0)
+    place = channel * vc + (pixel * vp)[None, :]
     if KIND == _SOFTMAX:
-        p = tl.exp(p - largest[None, :]) / total[None, :]
+        p = tl.exp(tl.load(values + place, counted, float("-inf")) - largest[None, :]) / total[None, :]
         errors = tl.where(foreground, 1 - p, p)
     else:
+        p = tl.load(values + place, counted, 0)
         errors = tl.where(foreground, 1 - p, 1 + p)
     return tl.where(counted, errors, 0), foreground, counted, p
