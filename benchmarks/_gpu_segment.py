@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import torch
 from _clustering_scenes import MIN_SIZE, Problem, noisy, separated
@@ -11,10 +13,10 @@ from _gpu_rows import Bench, beside, extra_mb, memory_row, milliseconds, on_cpu
 from _rows import Disagreement, Row
 from torch import Tensor
 
-from lovasz_embed.panoptic import PanopticResult, segment
+from lovasz_embed.panoptic import PanopticResult, segment, segmentation
 
 CLASSES, THINGS = 19, tuple(range(11, 19))
-DIMS, INSTANCES = 8, 50
+DIMS = 8
 
 Segment = Callable[[Tensor], PanopticResult]
 
@@ -37,26 +39,33 @@ def scene(problem: Problem) -> tuple[Tensor, Segment]:
     return embedding, call
 
 
-def must_equal(pixels: int, device: str) -> str:
-    """Segment instances that margin clustering finds for certain, on the device and on the CPU.
+def must_equal(pixels: int, instances: int, device: str) -> str:
+    """Segment instances that margin clustering finds for certain, by the kernels and by the CPU's engine.
 
     Raises:
         Disagreement: Where a pixel or a segment differs.
     """
-    embedding, call = scene(separated(pixels, DIMS, INSTANCES))
-    expected, found = call(embedding), call(embedding.to(device))
+    embedding, call = scene(separated(pixels, DIMS, instances))
+    expected = call(embedding)
+    with _kernels(device):
+        found = call(embedding.to(device))
     differ = int((expected.segmentation != found.segmentation.cpu()).sum())
-    categories = [
-        [[(s.id, s.category) for s in picture] for picture in result.segments] for result in (expected, found)
-    ]
-    if differ or categories[0] != categories[1]:
+    listed = [[(s.id, s.category, s.area) for s in result.segments[0]] for result in (expected, found)]
+    if differ or listed[0] != listed[1]:
         raise Disagreement(f"segment, {pixels} pixels: {differ} pixels differ from the CPU's, or their segments do")
-    return f"{len(categories[0][0])} segments, every pixel as on the CPU"
+    return f"{len(listed[0])} segments, every pixel as by the CPU's engine"
 
 
-def segment_rows(bench: Bench, pixels: int) -> Iterator[Row]:
+def _kernels(device: str) -> contextlib.AbstractContextManager[object]:
+    """Let `segment` take the kernels. They go by the device alone: on the CPU, in the interpreter, it must be told."""
+    if device == "cuda":
+        return contextlib.nullcontext()
+    return patch.object(segmentation, "_fused", segmentation._on_device)
+
+
+def segment_rows(bench: Bench, pixels: int, instances: int) -> Iterator[Row]:
     """Yield time and memory on instances with mixed pixels and tails, and the CPU's time for orientation."""
-    embedding, call = scene(noisy(pixels, DIMS, INSTANCES))
+    embedding, call = scene(noisy(pixels, DIMS, instances))
     on_device = embedding.to("cuda")
 
     def ours() -> object:

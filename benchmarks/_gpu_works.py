@@ -30,17 +30,19 @@ class Sizes:
         picture: Height and width of the hinge's and the tree's only picture, and of the one that is segmented.
         batch: Pictures, height and width for the softmax.
         instances: Instances of the tree's picture.
+        clusters: Instances of the picture that is segmented.
         classes: Of the softmax.
     """
 
     picture: tuple[int, int]
     batch: tuple[int, int, int]
     instances: int
+    clusters: int
     classes: int = 19
 
 
-FULL = Sizes((1024, 2048), (8, 512, 1024), 100)
-SMOKE = Sizes((16, 32), (2, 8, 16), 9)
+FULL = Sizes((1024, 2048), (8, 512, 1024), 100, 50)
+SMOKE = Sizes((16, 32), (2, 8, 16), 9, 5)
 
 
 @dataclass(frozen=True)

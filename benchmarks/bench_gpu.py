@@ -111,16 +111,15 @@ def run_losses(part: str, sizes: Sizes, bench: Bench | None, findings: Findings)
 
 
 def run_segment(sizes: Sizes, bench: Bench | None, findings: Findings) -> None:
-    """Check and time `segment`, which goes to the kernels by the device alone: there is nothing to interpret."""
-    if bench is None:
-        print("\nsegment: not run, it takes the kernels for tensors on a GPU only")
-        return
+    """Check, and with a bench time, `segment`."""
     pixels = sizes.picture[0] * sizes.picture[1]
+    print(f"\nsegment, {pixels} pixels")
     with findings.going_on("segment"):
-        words = must_equal(pixels, "cuda")
-        findings.add(Check("segment", "equals the CPU where instances are found for certain", True, words))
-        for row in segment_rows(bench, pixels):
-            findings.add(row)
+        words = must_equal(pixels, sizes.clusters, "cuda" if bench else "cpu")
+        findings.add(Check("segment", "equals the CPU's where instances are found for certain", True, words))
+        if bench is not None:
+            for row in segment_rows(bench, pixels, sizes.clusters):
+                findings.add(row)
 
 
 def parse() -> argparse.Namespace:
