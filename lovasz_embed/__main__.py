@@ -16,8 +16,10 @@ def main() -> None:
         needed = 'pip install "lovasz-embed[cli]"'
         print(f"lovasz-embed needs {missing.name} on the command line: {needed}", file=sys.stderr)
         sys.exit(2)
-    from lovasz_embed.cli import app
-
+    try:
+        from lovasz_embed.cli import app
+    except KeyboardInterrupt:  # the import takes seconds, and fingers are fast
+        sys.exit(130)
     app()
 
 

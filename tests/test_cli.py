@@ -253,7 +253,8 @@ def test_train_reports_what_it_did_and_leaves_a_whole_run(example: Example, tmp_
     assert record.pop("loss") > 0
     assert record == {"run": str(tmp_path / "run"), "pictures": 4, "parameters": parameters, "steps": 20}
     assert {file.name for file in (tmp_path / "run").iterdir()} == {
-        *("checkpoint.pt", "config.json", "dataset.json", "log.jsonl", "model.safetensors", "train.json")
+        *("checkpoint.pt", "config.json", "dataset.json", "history.jsonl", "log.jsonl"),
+        *("model.safetensors", "train.json"),
     }
 
 

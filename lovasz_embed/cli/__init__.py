@@ -5,9 +5,14 @@ What a person reads goes to stderr; with `--json` the last line on stdout is one
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+import lovasz_embed
 from lovasz_embed.cli._console import failing_clearly
+from lovasz_embed.cli._examples import epilog
+from lovasz_embed.cli._group import OneLineErrors
 from lovasz_embed.cli.demo import demo
 from lovasz_embed.cli.evaluate import evaluate
 from lovasz_embed.cli.info import info
@@ -17,11 +22,20 @@ from lovasz_embed.cli.train import train
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="lovasz-embed",
-    help="Panoptic and instance segmentation from one pixel embedding.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="lovasz-embed", cls=OneLineErrors, pretty_exceptions_enable=False)
 for verb in (demo, train, predict, evaluate, report, info):
-    app.command()(failing_clearly(verb))
+    app.command(epilog=epilog(verb.__name__))(failing_clearly(verb))
+
+
+@app.callback(invoke_without_command=True)
+def lovasz_embed_command(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Panoptic and instance segmentation from one pixel embedding."""
+    if version:
+        print(f"lovasz-embed {lovasz_embed.__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(2)  # as for anything else that cannot be done

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,26 +24,39 @@ Arguments = ParamSpec("Arguments")
 
 console = Console(stderr=True)
 
+_FAULT = "This is a fault of lovasz-embed, not of yours: please report it with these lines and `lovasz-embed info`."
+
 
 def say(text: str) -> None:
     """Print a sentence as it is: brackets in a path are no markup, and nobody copies half a path."""
     console.print(Text(text), soft_wrap=True)
 
 
+def fail(text: str) -> None:
+    """Print what went wrong, in one line."""
+    console.print(Text.assemble(("error", "bold red"), ": ", " ".join(text.split())), soft_wrap=True)
+
+
 def failing_clearly(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Let a wrong input end in one line on stderr and exit code 2; a fault of ours keeps its traceback."""
+    """Let a wrong input end in one line on stderr and exit code 2; a fault of ours keeps its traceback, exit code 1."""
 
     @functools.wraps(verb)
     def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             verb(*args, **kwargs)
-        except BrokenPipeError:
-            raise  # whoever read our output has gone: typer ends quietly
+        except (BrokenPipeError, typer.Exit, typer.Abort, typer.BadParameter):
+            raise  # of a broken pipe: whoever read our output has gone, and typer ends quietly
         except (ValueError, OSError, ImportError) as error:
-            console.print(Text.assemble(("error", "bold red"), ": ", _in_one_line(error)), soft_wrap=True)
+            fail(_text_of(error))
             raise typer.Exit(2) from error
+        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+            fail(f"out of memory ({error}). Use smaller pictures, or a smaller --batch or --crop.")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as stop:
             raise typer.Exit(130) from stop  # what a shell says of it
+        except Exception as fault:
+            fault.add_note(_FAULT)
+            raise
 
     return checked
 
@@ -125,13 +139,18 @@ def quality_record(quality: QualityResult, names: Sequence[str], pictures: int, 
         }
         for row, name in enumerate(names)
     }
-    fields = ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap50", "miou")
     return {
-        **{field: _number(float(getattr(quality, field))) for field in fields},
+        **scores_record(quality),
         "per_class": per_class,
         "pictures": pictures,
         "seconds": round(seconds, 3),
     }
+
+
+def scores_record(quality: QualityResult) -> dict[str, float | None]:
+    """The means of a score, fractions in [0, 1], null where there is nothing to average."""
+    fields = ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap50", "miou")
+    return {field: _number(float(getattr(quality, field))) for field in fields}
 
 
 def print_json(record: dict[str, Any]) -> None:
@@ -147,11 +166,11 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _in_one_line(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename} must be readable or writable, got {error.strerror}"
     elif text.startswith("Caught ") and "Original Traceback" in text:
         # A process that loads pictures sends its traceback along; its last line says what was wrong.
         text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
-    return " ".join(text.split())
+    return text

@@ -13,12 +13,14 @@ import typer
 
 from lovasz_embed import training
 from lovasz_embed.cli._console import print_json, quality_record, say, show_quality, tracked, training_bar
+from lovasz_embed.cli._history import remember
+from lovasz_embed.cli._options import Json
 from lovasz_embed.cli._run import DatasetRecord
 from lovasz_embed.formats import Category, Sample
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.synthetic import CLASSES, COLOURS, THINGS, Scene, StreetScenes
-from lovasz_embed.training import TrainConfig, fit
+from lovasz_embed.training import Progress, TrainConfig, fit
 from lovasz_embed.visualise import (
     Palette,
     class_mean_map,
@@ -64,7 +66,7 @@ def demo(
     steps: Annotated[int, typer.Option(help="Steps at most.")] = 20_000,
     scenes: Annotated[int, typer.Option(help="Unseen scenes to score.", min=1)] = 40,
     seed: Annotated[int, typer.Option(help="Seed of weights and scenes.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Train on synthetic street scenes for a few minutes, score unseen ones, write a picture."""
     torch.manual_seed(seed)
@@ -89,7 +91,13 @@ def demo(
     )
     say(f"training on painted street scenes for at most {minutes:g} minutes")
     with training_bar() as show:
-        fit(model, ScenePictures(TRAINING_SCENES, seed), config, out=out, on_step=show)
+
+        def on_step(progress: Progress) -> None:
+            if progress.step == 1:  # by now the folder is there, and nothing was wrong
+                remember(out, resumed=False, data=f"{TRAINING_SCENES} painted scenes", device="cpu")
+            show(progress)
+
+        fit(model, ScenePictures(TRAINING_SCENES, seed), config, out=out, on_step=on_step)
     # With its categories the run is one like any other: `predict` paints other pictures with it.
     categories = (Category(number, name, number in THINGS) for number, name in enumerate(CLASSES))
     DatasetRecord("coco-panoptic", tuple(categories)).save(out)

@@ -11,6 +11,7 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, quality_record, show_quality, tracked
+from lovasz_embed.cli._options import Device, Json, complete_format, complete_split
 from lovasz_embed.cli._run import check_categories, load_run, open_split
 from lovasz_embed.cli.predict import PREDICTIONS
 from lovasz_embed.formats import CocoPanoptic, DataError, PanopticDataset, read_coco_panoptic
@@ -21,13 +22,19 @@ def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder that `train` wrote.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set to predict and score.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="Format of --data, that of the run if not given; or of a folder --truth.")
+        str | None,
+        typer.Option(
+            help="Format of --data, that of the run if not given; or of a folder --truth.",
+            autocompletion=complete_format,
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to score; 'val' if there is one.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to score; 'val' if there is one.", autocompletion=complete_split)
+    ] = None,
     pred: Annotated[Path | None, typer.Option(help="COCO panoptic predictions: JSON, or its folder.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Truth: a COCO panoptic JSON, or a data set folder.")] = None,
-    device: Annotated[str, typer.Option(help="Where RUN predicts: cpu, cuda, ...")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    device: Device = "cpu",
+    json: Json = False,
 ) -> None:
     """Score a run on a data set (RUN --data), or COCO panoptic files (--pred --truth)."""
     start = time.perf_counter()

@@ -12,6 +12,7 @@ import typer
 
 import lovasz_embed
 from lovasz_embed.cli._console import print_json, show_record
+from lovasz_embed.cli._options import Json
 from lovasz_embed.model import PanopticEmbedder
 
 _PACKAGES = ("torch", "numpy", "scipy", "numba", "pillow", "tifffile", "safetensors", "typer", "rich")
@@ -19,7 +20,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "numba", "pillow", "tifffile", "safetens
 
 def info(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder that `train` wrote.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show versions, or the classes, radii and class means of a run."""
     record = _environment() if run is None else _model(run)

@@ -12,6 +12,7 @@ from lovasz_embed import _check, training
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.cli._console import print_json, quality_record, say, show_quality, tracked
 from lovasz_embed.cli._history import this_command
+from lovasz_embed.cli._options import Device, Json, complete_format, complete_split
 from lovasz_embed.cli._run import check_categories, load_run, open_split
 from lovasz_embed.formats import DataError
 from lovasz_embed.report import Evaluation, paint, read_run, render, score_pictures
@@ -23,12 +24,16 @@ PAGE = "report.html"
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
     data: Annotated[Path | None, typer.Option(help="Data set to predict and score.")] = None,
-    format: Annotated[str | None, typer.Option(help="Format of --data; that of the run if not given.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split to score; 'val' if there is one.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of --data; that of the run if not given.", autocompletion=complete_format)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to score; 'val' if there is one.", autocompletion=complete_split)
+    ] = None,
     pictures: Annotated[int, typer.Option(help="Best pictures to show, and as many worst ones.", min=0)] = 4,
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
-    device: Annotated[str, typer.Option(help="Where RUN predicts: cpu, cuda, ...")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    device: Device = "cpu",
+    json: Json = False,
 ) -> None:
     """Write one HTML page about a run: curves, scores per class, best and worst pictures, configuration."""
     start = time.perf_counter()

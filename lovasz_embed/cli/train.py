@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -10,7 +10,18 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 
-from lovasz_embed.cli._console import print_json, say, training_bar
+from lovasz_embed import _check, training
+from lovasz_embed.cli._console import print_json, say, scores_record, training_bar
+from lovasz_embed.cli._history import remember
+from lovasz_embed.cli._options import (
+    RUNNING,
+    SCORING,
+    TRAINING,
+    Device,
+    Json,
+    complete_format,
+    complete_split,
+)
 from lovasz_embed.cli._run import DatasetRecord, open_split, usable_device
 from lovasz_embed.formats import PanopticDataset
 from lovasz_embed.model import ModelConfig, PanopticEmbedder
@@ -48,22 +59,47 @@ def preset(format: str) -> Preset:
 def train(
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if it is not there.")],
-    format: Annotated[str, typer.Option(help="coco-panoptic or instance-map.")] = "coco-panoptic",
-    split: Annotated[str | None, typer.Option(help="Split to train on; 'train' if there is one.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps at most.")] = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training at most; 0 is no limit.")] = 15.0,
-    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of a crop, pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and crops.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that load pictures; 0 loads in this one.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard files into the run.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's checkpoint.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    format: Annotated[
+        str, typer.Option(help="coco-panoptic or instance-map.", autocompletion=complete_format)
+    ] = "coco-panoptic",
+    split: Annotated[
+        str | None, typer.Option(help="Split to train on; 'train' if there is one.", autocompletion=complete_split)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps at most.", rich_help_panel=TRAINING)] = None,
+    minutes: Annotated[
+        float, typer.Option(help="Minutes of training at most; 0 is no limit.", rich_help_panel=TRAINING)
+    ] = 15.0,
+    batch: Annotated[int | None, typer.Option(help="Crops a step.", rich_help_panel=TRAINING)] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of a crop, pixels.", rich_help_panel=TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=TRAINING)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and crops.", rich_help_panel=TRAINING)] = 0,
+    score_every: Annotated[
+        int, typer.Option(help="Steps between two scorings; 0 scores never.", min=0, rich_help_panel=SCORING)
+    ] = 0,
+    score_split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split to score; 'val' if there is one.", autocompletion=complete_split, rich_help_panel=SCORING
+        ),
+    ] = None,
+    score_pictures: Annotated[
+        int, typer.Option(help="Pictures at most, evenly spread.", min=1, rich_help_panel=SCORING)
+    ] = 20,
+    workers: Annotated[
+        int, typer.Option(help="Processes that load pictures; 0 loads in this one.", rich_help_panel=RUNNING)
+    ] = 0,
+    device: Device = "cpu",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard files into the run.", rich_help_panel=RUNNING)
+    ] = False,
+    json: Json = False,
 ) -> None:
     """Train the reference model on a folder of labelled pictures."""
     dataset = open_split(data, format, split, "train")
+    score = _score(data, format, score_split, dataset, score_pictures) if score_every else None
+    if score_split is not None and score is None:
+        raise ValueError(_check.message("--score-split", "come with --score-every", "none"))
     given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
     options: dict[str, Any] = {
         "steps": 20_000,
@@ -84,11 +120,23 @@ def train(
     with training_bar() as show, _tensorboard(out if tensorboard else None) as writer:
 
         def on_step(progress: Progress) -> None:
+            if last["steps"] is None:  # by now the folder is there, and nothing was wrong
+                remember(out, resumed=resume, data=f"{data}, {len(dataset)} pictures", device=device)
             last.update(steps=progress.step, seconds=round(progress.seconds, 1), loss=progress.loss)
             show(progress)
 
         try:
-            fit(model, dataset, config, out=out, resume=resume, writer=writer, on_step=on_step)
+            fit(
+                model,
+                dataset,
+                config,
+                out=out,
+                resume=resume,
+                writer=writer,
+                on_step=on_step,
+                score=score,
+                score_every=score_every or 1,
+            )
         except KeyboardInterrupt:
             say("interrupted; the same command with --resume goes on from the last checkpoint")
             raise
@@ -96,6 +144,27 @@ def train(
     say(f"wrote {out}; next: lovasz-embed evaluate {out} --data {data}")
     if json:
         print_json({"run": str(out), "pictures": len(dataset), "parameters": parameters, **last})
+
+
+def _score(
+    data: Path, format: str, split: str | None, trained: PanopticDataset, most: int
+) -> Callable[[PanopticEmbedder], dict[str, float | None]]:
+    """Return what scores a model on a split that it is not trained on."""
+    dataset = open_split(data, format, split, "val")
+    if dataset.names == trained.names:
+        raise ValueError(_check.message("--score-split", "be another split than the one trained on", "the same"))
+    chosen = range(0, len(dataset), -(-len(dataset) // most))
+
+    def score(model: PanopticEmbedder) -> dict[str, float | None]:
+        quality = training.evaluate(
+            training.predict(model, (dataset.image(index) for index in chosen)),
+            (dataset.result(index) for index in chosen),
+            classes=len(dataset.categories),
+            things=dataset.things,
+        )
+        return scores_record(quality)
+
+    return score
 
 
 def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:

@@ -133,7 +133,8 @@ def _path(steps: Sequence[float], values: Sequence[float], x: Axis, y: Axis) -> 
     for index in _thinned(len(steps)):
         value = values[index]
         if math.isfinite(value):
-            parts.append(f"{pen}{_x(x, steps[index])} {_y(y, min(max(value, y.low), y.high))}")
+            at = f"{_x(x, steps[index])} {_y(y, min(max(value, y.low), y.high))}"
+            parts.append(f"M{at}h0" if pen == "M" else f"L{at}")  # h0: a lone point is a dot
             pen = "L"
         else:
             pen = "M"
