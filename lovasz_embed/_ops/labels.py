@@ -11,7 +11,20 @@ from lovasz_embed._check import is_labels, message
 def as_labels(argument: str, labels: Tensor) -> Tensor:
     """Return `labels` in a dtype that torch can compare: uint16, uint32 and uint64 become int64."""
     is_labels(argument, labels)
+    labels = plain(labels)
     return labels.long() if labels.dtype in (torch.uint16, torch.uint32, torch.uint64) else labels
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a subclass that brings its own `__torch_function__`, as MONAI's MetaTensor, as the tensor that it is.
+
+    Such a class may answer a tensor's methods in its own way, and it has no business inside an operator.
+    Gradients flow back.
+    """
+    kind = type(tensor)
+    if kind is Tensor or kind.__torch_function__ is torch._C._disabled_torch_function_impl:  # a Parameter, say
+        return tensor
+    return tensor.as_subclass(Tensor)
 
 
 def is_ignored(labels: Tensor, ignore_index: int | None) -> Tensor:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lovasz_embed._ops.labels import plain
+
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Return `values` in float32, or unchanged where they are float64; gradients flow back in their dtype."""
+    values = plain(values)
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lovasz_embed import _check
 from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine, engine_for
+from lovasz_embed._ops.labels import plain
 from lovasz_embed._ops.methods import bins_of, check_method
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed._ops.tree_hinge import KERNELS, TreeLevel, tree_hinge
@@ -153,7 +154,7 @@ def hierarchical_lovasz_hinge(
         flat = at_least_float32(flat)
         tree = [
             TreeLevel(
-                level.labels.flatten(1),
+                plain(level.labels).flatten(1),
                 level.radius,
                 level.margin2,
                 level.weight,
