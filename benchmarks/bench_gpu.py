@@ -180,7 +180,8 @@ def run(options: argparse.Namespace) -> None:
 def main() -> None:
     options = parse()
     if not has_triton():
-        print("neither run nor timed: Triton is missing (pip install triton)")
+        missing = "Triton" if torch.cuda.is_available() else "a CUDA GPU and Triton"
+        print(f"nothing is run: {missing} (pip install triton) missing here")
         return
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.environ.setdefault("TRITON_CACHE_DIR", folder)
