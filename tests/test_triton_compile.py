@@ -107,6 +107,50 @@ KERNELS = [
             ("spread_kernel", "*i32 *i32 *T *T *T i32 i32 i32"),
         )
     ),
+    *(
+        Kernel(
+            "ncm_kernels",
+            "classify_kernel",
+            f"{pixels} {4 * 'i64 '} i32 i32 {6 * '*T '} {3 * '*fp64 '} {names} i32 {names}",
+            {"D": 8, "REJECTS": rejects, "CHUNK": 16, "BLOCK": 256},
+        )
+        for pixels, names, rejects in (("*T", "*i64", True), ("*bf16", "*i32", False), ("*fp16", "*i32", True))
+    ),
+    *(
+        Kernel(
+            "margin_kernels",
+            "assign_kernel",
+            f"{pixels} i64 i64 i64 i32 i32 i32 *i64 *i32 *i32 *T *i32 *i32 i32 *T *T i32 *T *i64 *i32 *i32 *i32",
+            {"D": width, "INDEXED": indexed, "LATE": late, "CHUNK": 16, "BLOCK": 256},
+        )
+        for pixels, width, indexed, late in (
+            ("*T", 8, True, False),
+            ("*T", 8, False, True),
+            ("*bf16", 32, False, False),
+        )
+    ),
+    Kernel(
+        "margin_kernels",
+        "measure_kernel",
+        "*fp16 i64 i64 i64 i32 i32 *i32 *T i32 *T *T i32 *T *i64 *i64 *i32",
+        {"D": 8, "BLOCK": 256},
+    ),
+    *(
+        Kernel("margin_pair_kernels", name, "*T *i32 *i32 *i32 i32 *T *i32 *i32", {"D": 8, "CHUNK": 16, "BLOCK": 128})
+        for name in ("company_kernel", "leaders_kernel")
+    ),
+    *(
+        Kernel(
+            "margin_pair_kernels",
+            "climb_kernel",
+            "*T *i32 *i32 i32 *i64 *i32 *i32 i32 *T *T *i32 *i32",
+            {"D": width, "D_PAD": padded, "STEPS": 50, "BLOCK": 4096 // padded},
+        )
+        for width, padded in ((8, 8), (20, 32))
+    ),
+    Kernel("margin_pair_kernels", "thin_kernel", "*T *i32 i32 *T *i32 *i32", {"D": 8, "CHUNK": 16, "BLOCK": 128}),
+    Kernel("assembly_kernels", "tally_kernel", "*i32 *i32 i32 i32 *i32 *i32", {"BLOCK": 1024}),
+    Kernel("assembly_kernels", "number_kernel", "*i32 *i32 i32 i32 *i32 *i32", {"BLOCK": 1024}),
     Kernel("tree_kernels", "weigh_kernel", "*i32 *T *i64 *i32 i32", {"BINS": 32768, "BLOCK": 2048}),
 ]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lovasz_embed._ops.gpu.margin_modes import company_of, find_modes, widest
+from lovasz_embed._ops.gpu.margin_modes import any_close, find_modes, widest
 from lovasz_embed._ops.gpu.margin_sweep import DROPPED, Centres, Sweep
 from lovasz_embed._ops.gpu.pixels import Planes
 from lovasz_embed._ops.margin import MAX_CENTRES
@@ -71,7 +71,7 @@ def cluster_picture(
     if len(late):
         centres, order = centres.join(late)
         new = order >= len(order) - len(late)
-        _, totals = sweep.assign(centres, radius, totals=True, late=new)
+        _, totals = sweep.assign(centres, radius, late=new)
         # A later cluster that mostly takes pixels from the first ones is a fragment of one of them.
         fragments = new & (2 * totals.stolen > totals.counts)
         centres = _give(sweep, centres, fragments, radius)
@@ -114,20 +114,20 @@ def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, min_size
         return centres
     centres, _ = centres.like(modes.means, modes.classes)
     if sweep.own.pixels > SAMPLES:
-        _, totals = sweep.assign(centres, radius, share=_SHARE, totals=True)
-        centres, _ = centres.like(totals.means(centres.means), centres.classes)
+        _, totals = sweep.assign(centres, radius, share=_SHARE)
+        centres = centres.moved(totals.means(centres.means))
         sweep.labels.zero_()
-    _, totals = sweep.assign(centres, radius, totals=True)
+    _, totals = sweep.assign(centres, radius)
     moved = totals.means(centres.means)
     far = (moved - centres.means).square().sum(1).sqrt() > _AT_REST * radius
     if int((totals.counts * far).sum()) * _MANY > sweep.own.pixels:
-        centres, _ = centres.like(moved, centres.classes)
-        _, totals = sweep.assign(centres, radius, totals=True)
+        centres = centres.moved(moved)
+        _, totals = sweep.assign(centres, radius)
         moved = totals.means(centres.means)
         far = torch.zeros_like(far)
     # Those that moved far are found again; the labels are those of the centres as they were.
     doubtful = far | (totals.counts < min_size)
-    return Centres(moved, centres.classes, axis).drop(doubtful)
+    return centres.moved(moved).drop(doubtful)
 
 
 def _give(sweep: Sweep, centres: Centres, chosen: Tensor, limit: float) -> Centres:
@@ -214,7 +214,7 @@ def _settle(
 ) -> tuple[Centres, Tensor]:
     """Return the means of the pixels (n,) nearest to some modes, of those that have enough, and the labels (n,)."""
     modes, _ = like.like(means, classes)
-    labels, totals = sweep.assign(modes, radius, pixels=pixels, totals=True)
+    labels, totals = sweep.assign(modes, radius, pixels=pixels)
     kept = (totals.counts >= min_size).nonzero()[:, 0]
     found, _ = like.like(totals.means(modes.means)[kept], modes.classes[kept])
     return found, labels
@@ -259,5 +259,5 @@ def _places(classes: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _apart(points: Tensor, classes: Tensor, usable: Tensor, radius: float) -> Tensor:
     """Return whether no two usable points (n, D) of a class lie within 2 radius of each other."""
     wide = torch.full((1,), 2 * radius, dtype=torch.float64, device=points.device)
-    company = company_of(points.T.contiguous(), classes, usable, wide)
-    return ~((company > 1) & usable).any()
+    # What is not a number is close to nothing.
+    return ~any_close(points.masked_fill(~usable[:, None], math.nan).T.contiguous(), classes, wide)

@@ -18,16 +18,36 @@ _NOBODY = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _add_up(owner, at, dim_stride, scale, sums, counts, D: tl.constexpr):
+def _unit(bound, bits):
+    """Return the largest power of two that keeps `bound` below 2^`bits`: scaling by it rounds nothing."""
+    if bound.dtype == tl.float64:
+        exponent = ((bound.to(tl.int64, bitcast=True) >> 52) & 2047).to(tl.int32) - 1022
+        power = tl.minimum(tl.maximum(bits - exponent, -1000), 1000)
+        return ((power + 1023).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+    else:
+        exponent = ((bound.to(tl.int32, bitcast=True) >> 23) & 255) - 126
+        power = tl.minimum(tl.maximum(bits - exponent, -120), 125)
+        return ((power + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _add_up(owner, at, dim_stride, centres, known, limit, bits, scale, sums, counts, D: tl.constexpr):
     """Add pixels to the sums (K, D) and counts (K,) of their owners; `_NOBODY` owns a pixel that counts nowhere.
 
-    One turn per owner that has pixels here, mostly one or two: few atomic additions, and integers only.
+    One turn per owner that has pixels here, mostly one or two: few atomic additions, and integers only. The fixed point
+    depends on the centre alone, whichever program writes it to `scale`.
     """
-    scalar: tl.constexpr = scale.dtype.element_ty
+    scalar: tl.constexpr = centres.dtype.element_ty
     current = tl.min(owner, axis=0)
     while current < _NOBODY:
         own = owner == current
-        unit = tl.load(scale + current)
+        bound = tl.abs(tl.load(centres + current))
+        column = centres + current
+        for _ in range(D):
+            bound = tl.maximum(bound, tl.abs(tl.load(column)))
+            column += known
+        unit = _unit(bound + limit, bits)
+        tl.store(scale + current, unit)
         source = at
         total = sums + current.to(tl.int64) * D
         for _ in range(D):
@@ -40,11 +60,11 @@ def _add_up(owner, at, dim_stride, scale, sums, counts, D: tl.constexpr):
         current = tl.min(owner, axis=0)
 
 
-@triton.jit(do_not_specialize=["count", "skip", "known"])
+@triton.jit(do_not_specialize=["count", "skip", "known", "bits"])
 def assign_kernel(
     pixels, dim_stride, row_stride, col_stride, width, count, skip, index, classes, labels,
-    centres, centre_classes, first, known, limit, scale, sums, counts, late, stolen,
-    D: tl.constexpr, INDEXED: tl.constexpr, TOTALS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    centres, centre_classes, first, known, limit, farthest, bits, scale, sums, counts, late, stolen,
+    D: tl.constexpr, INDEXED: tl.constexpr, LATE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Label every pixel with the nearest centre of its class, plus one; 0 beyond the limit. The first of equals wins.
 
@@ -60,10 +80,12 @@ def assign_kernel(
         first: (C + 1,) int32, where the centres of each class begin.
         known: K.
         limit: (1,) squared distance beyond which a pixel gets no label.
-        scale: (K,) units of a sum in 1, if TOTALS, as what follows.
+        farthest: (1,) the farthest that any pixel will be from its centre.
+        bits: What a pixel may take of a sum.
+        scale: (K,) in the dtype of the arithmetic, written where there are pixels: units of a sum in 1.
         sums: (K, D) int64, added to.
         counts: (K,) int32, added to.
-        late: (K,) int32, 1 where a centre is new; only without INDEXED.
+        late: (K,) int32, 1 where a centre is new, if LATE, like what follows.
         stolen: (K,) int32, added to: pixels that new centres take from others.
     """
     scalar: tl.constexpr = centres.dtype.element_ty
@@ -110,23 +132,23 @@ def assign_kernel(
         tl.store(labels + place, label, mask=listed)
     else:
         tl.store(labels + place, label, mask=alive)
-    if TOTALS:
-        _add_up(tl.where(found, nearest, _NOBODY), at, dim_stride, scale, sums, counts, D)
-        if not INDEXED:
-            new = found & (before > 0)
-            new = new & (tl.load(late + nearest, mask=new, other=0) > 0)
-            tl.atomic_add(stolen + nearest, 1, mask=new, sem="relaxed")
+    owner = tl.where(found, nearest, _NOBODY)
+    _add_up(owner, at, dim_stride, centres, known, tl.load(farthest), bits, scale, sums, counts, D)
+    if LATE:
+        new = found & (before > 0)
+        new = new & (tl.load(late + nearest, mask=new, other=0) > 0)
+        tl.atomic_add(stolen + nearest, 1, mask=new, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["count", "known"])
+@triton.jit(do_not_specialize=["count", "known", "bits"])
 def measure_kernel(
-    pixels, dim_stride, row_stride, col_stride, width, count, labels, centres, known, scale, fine, sums, squares,
-    counts, D: tl.constexpr, BLOCK: tl.constexpr,
+    pixels, dim_stride, row_stride, col_stride, width, count, labels, centres, known, farthest, fine, bits, scale,
+    sums, squares, counts, D: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Add up the pixels of every centre, and their squared distances to it in units of 1 / `fine` (1,).
 
-    `labels` (P,) 1 to K count, others do not; `centres` (D, K), `scale` (K,); `sums` (K, D) and `squares` (K,) are
-    int64, `counts` (K,) int32: added to.
+    `labels` (P,) 1 to K count, others do not; `centres` (D, K); `sums` (K, D) and `squares` (K,) are int64, `counts`
+    (K,) int32: added to. The rest is as of `assign_kernel`.
     """
     scalar: tl.constexpr = centres.dtype.element_ty
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -150,4 +172,5 @@ def measure_kernel(
         tl.atomic_add(squares + current, tl.sum(tl.where(turn, units, 0), axis=0), sem="relaxed")
         left = tl.where(turn, _NOBODY, left)
         current = tl.min(left, axis=0)
-    _add_up(tl.where(own, owner, _NOBODY), at, dim_stride, scale, sums, counts, D)
+    owner = tl.where(own, owner, _NOBODY)
+    _add_up(owner, at, dim_stride, centres, known, tl.load(farthest), bits, scale, sums, counts, D)

@@ -18,7 +18,7 @@ _PARTS = 4  # programs among which what lies near a block is shared out, so that
 _TILE = 4096  # values of a climb's tile
 _STEPS = 50  # a flat kernel over finitely many points stops by itself, nearly always within ten steps
 _HAIR = 1e-6  # radii: rounding must not leave out a point that is just near enough
-_ROUNDS = 4  # steps of thinning from one look at what is undecided to the next
+_ROUNDS = 2  # steps of thinning from one look at what is undecided to the next
 
 
 class Modes(NamedTuple):
@@ -36,7 +36,6 @@ class _Cloud(NamedTuple):
     classes: Tensor  # (n,) int32
     keys: Tensor  # (n,) float64, ascending: class and coordinate in one
     slack: Tensor  # (): what a key may be off
-    axis: Tensor  # (1,) int64
     order: Tensor  # (n,) int64
 
     def spans(self, first: Tensor, last: Tensor, reach: Tensor) -> Tensor:
@@ -59,13 +58,10 @@ def widest(points: Tensor, usable: Tensor) -> Tensor:
     return (torch.where(usable, away - mean, 0.0).square() * share).sum(1).argmax(keepdim=True)
 
 
-def company_of(points: Tensor, classes: Tensor, usable: Tensor, radius: Tensor) -> Tensor:
-    """Return how many usable points of its class lie within the radius (1,) of each point, int32 (n,)."""
-    if not len(classes):
-        return torch.zeros_like(classes)
-    cloud = _cloud(points, classes, usable, radius)
-    _, company = _company(cloud, usable[cloud.order].to(torch.int32), cloud.spans_of_blocks(radius), radius)
-    return torch.empty_like(company).index_copy_(0, cloud.order, company)
+def any_close(points: Tensor, classes: Tensor, radius: Tensor) -> Tensor:
+    """Return whether two points (D, n) of a class lie within the radius (1,) of each other, bool ()."""
+    state = torch.zeros_like(classes)
+    return (_thinned(points, classes, state, radius, torch.ones_like(state)) < 1).any()
 
 
 def find_modes(
@@ -81,12 +77,12 @@ def find_modes(
         points: (D, n), finite.
         classes: (n,) int32.
         usable: (n,) bool: the others are looked at by nobody.
-        known: Centres that are there already.
+        known: Centres that are there already; points are searched along their axis.
         radius: (1,) in the dtype of the points.
         enough: Fewest points to climb from, counting the start.
         sure: A mode of fewer points must stand out, see `mode_kernels._stands_out`.
     """
-    cloud = _cloud(points, classes, usable, radius)
+    cloud = _cloud(points, classes, known.axis, radius)
     spans = cloud.spans_of_blocks(radius)
     chosen = usable[cloud.order].to(torch.int32)
     near, company = _company(cloud, chosen, spans, radius)
@@ -110,7 +106,7 @@ def find_modes(
     width = triton.next_power_of_2(dimensions)
     with torch.cuda.device_of(points):  # type: ignore[no-untyped-call]
         climb_kernel[(len(starts),)](
-            cloud.points, cloud.classes, chosen, count, cloud.axis, starts.to(torch.int32),
+            cloud.points, cloud.classes, chosen, count, known.axis, starts.to(torch.int32),
             cloud.spans(starts, starts, 4 * radius), len(starts), radius, climbed, support, stands,
             D=dimensions, D_PAD=width, STEPS=_STEPS, BLOCK=max(_TILE // width, 16),
         )  # fmt: skip
@@ -119,8 +115,7 @@ def find_modes(
     return Modes(climbed.T[kept].double(), cloud.classes[starts][kept], back)
 
 
-def _cloud(points: Tensor, classes: Tensor, usable: Tensor, reach: Tensor) -> _Cloud:
-    axis = widest(points, usable)
+def _cloud(points: Tensor, classes: Tensor, axis: Tensor, reach: Tensor) -> _Cloud:
     order = points.index_select(0, axis)[0].sort(stable=True).indices
     order = order[classes[order].sort(stable=True).indices]
     ordered, owners = points[:, order].contiguous(), classes[order]
@@ -129,7 +124,7 @@ def _cloud(points: Tensor, classes: Tensor, usable: Tensor, reach: Tensor) -> _C
     # Classes lie apart; what rounding takes of a key where they are far apart, or points, costs comparisons only.
     apart = high - low + 8 * reach.double()[0]
     keys = owners * apart + (along - low)
-    return _Cloud(ordered, owners, keys, keys.abs().amax() * 2.0**-50, axis, order)
+    return _Cloud(ordered, owners, keys, keys.abs().amax() * 2.0**-50, order)
 
 
 def _company(cloud: _Cloud, usable: Tensor, spans: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +139,17 @@ def _company(cloud: _Cloud, usable: Tensor, spans: Tensor, radius: Tensor) -> tu
     return near, company
 
 
+def _thinned(modes: Tensor, classes: Tensor, state: Tensor, radius: Tensor, out: Tensor) -> Tensor:
+    """Return `out` with one step of `thin_kernel` from `state`, for modes (D, n)."""
+    count = len(state)
+    if count:
+        with torch.cuda.device_of(modes):  # type: ignore[no-untyped-call]
+            thin_kernel[(-(-count // BLOCK),)](
+                modes, classes, count, radius, state, out, D=len(modes), CHUNK=_CHUNK, BLOCK=BLOCK
+            )
+    return out
+
+
 def _thin(climbed: Tensor, classes: Tensor, good: Tensor, known: Centres, radius: Tensor) -> Tensor:
     """Return which modes (D, k), the densest first, are good and farther than the radius from all that count."""
     before = len(known)
@@ -151,15 +157,10 @@ def _thin(climbed: Tensor, classes: Tensor, good: Tensor, known: Centres, radius
     owners = torch.cat([known.classes, classes])
     state = torch.cat([torch.ones_like(known.classes), torch.where(good, 0, -1).to(torch.int32)])
     other = torch.empty_like(state)
-    count = len(state)
     undecided = True
     while undecided:
         for _ in range(_ROUNDS):
-            with torch.cuda.device_of(modes):  # type: ignore[no-untyped-call]
-                thin_kernel[(-(-count // BLOCK),)](
-                    modes, owners, count, radius, state, other, D=len(modes), CHUNK=_CHUNK, BLOCK=BLOCK
-                )
-            state, other = other, state
+            state, other = _thinned(modes, owners, state, radius, other), state
         undecided = bool((state == 0).any())
     kept = (state[before:] > 0).nonzero()[:, 0]
     if before + len(kept) > MAX_CENTRES:  # of one class no more than so many: beyond, it is noise and not instances

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ DROPPED = -3  # the class of a centre that no pixel may have any more
 
 @dataclass(frozen=True)
 class Centres:
-    """Centres sorted by class, then by the coordinate `axis`: of equally near ones the first wins."""
+    """Centres sorted by class, and at first by the coordinate `axis`: of equally near ones the first wins."""
 
     means: Tensor  # (K, D) float64
     classes: Tensor  # (K,) int32
@@ -42,23 +43,30 @@ class Centres:
         """Return both, and where each came from: its place here, or the number of centres here plus that there."""
         return self.like(torch.cat([self.means, other.means]), torch.cat([self.classes, other.classes]))
 
+    def moved(self, means: Tensor) -> Centres:
+        """Return the same centres elsewhere, in the same order."""
+        return Centres(means, self.classes, self.axis)
+
     def drop(self, chosen: Tensor) -> Centres:
         """Return the same centres, of which the chosen ones (K,) get no pixel any more."""
-        return replace(self, classes=torch.where(chosen, DROPPED, self.classes))
+        return Centres(self.means, self.classes.masked_fill(chosen, DROPPED), self.axis)
+
+    def columns(self, dtype: torch.dtype) -> Tensor:
+        """Return the centres as kernels want them, (D, K)."""
+        return self.means.T.to(dtype).contiguous()
 
 
 class Totals(NamedTuple):
     """What a pass adds up for every centre."""
 
     sums: Tensor  # (K, D) int64, in units
+    scale: Tensor  # (K,) units in 1
     counts: Tensor  # (K,) int32
     stolen: Tensor  # (K,) int32: pixels that a new centre took from others
-    scale: Tensor  # (K,) units in 1
 
     def means(self, instead: Tensor) -> Tensor:
         """Return the mean (K, D) float64 of every centre's pixels; the row of `instead` where it has none."""
-        means = self.sums / (self.scale.double() * self.counts.clamp(min=1))[:, None]
-        return torch.where(self.counts[:, None] > 0, means, instead)
+        return torch.where(self.counts[:, None] > 0, self.sums / (self.scale.double() * self.counts)[:, None], instead)
 
 
 class Sweep:
@@ -74,12 +82,12 @@ class Sweep:
     def __init__(self, own: Planes, classes: Tensor, class_count: int, limit: float) -> None:
         self.own = own
         self.classes = classes
-        self.class_count = class_count
         self.limit = limit
         self.dimensions = own.data.shape[1]
         self.labels = torch.zeros_like(classes)
-        # Bits of a sum of squares or coordinates that one pixel may take: below 2^62 in all.
-        self.bits = 61 - max(own.pixels, 1).bit_length()
+        self.bits = 61 - max(own.pixels, 1).bit_length()  # that a pixel may take of a sum: below 2^62 in all
+        self._farthest = self.number(limit)
+        self._steps = torch.arange(class_count + 1, dtype=torch.int32, device=classes.device)
 
     def number(self, value: float) -> Tensor:
         """Return a number as kernels want it, (1,) in the dtype of the arithmetic, without waiting."""
@@ -93,17 +101,15 @@ class Sweep:
         *,
         pixels: Tensor | None = None,
         share: int = 1,
-        totals: bool = False,
         late: Tensor | None = None,
     ) -> tuple[Tensor, Totals]:
-        """Give pixels to their nearest centre within `limit`.
+        """Give pixels to their nearest centre within `limit`, and add up what each centre gets.
 
         Args:
             centres: K of them.
             limit: Embedding units.
             pixels: Which ones (n,); None is all, whose labels are then written to `labels`.
             share: Look at one block of pixels in so many.
-            totals: Add up what each centre gets.
             late: (K,) bool, centres that are new: count what they take from pixels that had a label.
 
         Returns:
@@ -111,69 +117,47 @@ class Sweep:
         """
         count = self.own.pixels if pixels is None else len(pixels)
         labels = self.labels if pixels is None else self.labels.new_zeros(count)
-        known = len(centres)
-        scale = self._scale(centres.means)
-        device = self.classes.device
-        added = Totals(
-            torch.zeros(known, self.dimensions, dtype=torch.int64, device=device),
-            torch.zeros(known, dtype=torch.int32, device=device),
-            torch.zeros(known, dtype=torch.int32, device=device),
-            scale,
-        )
-        if not known and pixels is None:
+        known, totals = len(centres), self._nothing(len(centres))
+        if not known:
             labels.clamp_(max=0)
-        elif known and count:
-            steps = torch.arange(self.class_count + 1, dtype=torch.int32, device=device)
-            # Dropped centres stay in their place: it is their former class that the ranges go by.
-            first = torch.searchsorted(self._ranks(centres), steps).to(torch.int32)
-            new = torch.zeros(1, dtype=torch.int32, device=device) if late is None else late.to(torch.int32)
-            if late is None:
-                new = new.expand(known).contiguous()
+        elif count:
+            # A dropped centre counts as of the class before it, which costs a comparison: classes must ascend.
+            ranks = centres.classes.cummax(0).values
+            first = torch.searchsorted(ranks, self._steps, out_int32=True)
+            new = totals.counts if late is None else late.to(torch.int32)
             with torch.cuda.device_of(self.own.data):  # type: ignore[no-untyped-call]
                 assign_kernel[(-(-count // (BLOCK * share)),)](
                     self.own.data, self.own.dim_stride, self.own.row_stride, self.own.col_stride, self.own.width,
                     count, share, self.labels if pixels is None else pixels, self.classes, labels,
-                    centres.means.T.to(self.own.dtype).contiguous(), centres.classes, first, known,
-                    self.number(limit * limit), scale, added.sums, added.counts, new, added.stolen,
-                    D=self.dimensions, INDEXED=pixels is not None, TOTALS=totals, CHUNK=CHUNK, BLOCK=BLOCK,
+                    centres.columns(self.own.dtype), centres.classes, first, known,
+                    self.number(limit * limit), self._farthest, self.bits, totals.scale, totals.sums, totals.counts,
+                    new, totals.stolen, D=self.dimensions, INDEXED=pixels is not None,
+                    LATE=late is not None, CHUNK=CHUNK, BLOCK=BLOCK,
                 )  # fmt: skip
-        return labels, added
+        return labels, totals
 
     def measure(self, centres: Centres) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean (K, D), mean squared distance to it (K,), both float64, and pixels (K,) of the labels 1 to K."""
-        known, device = len(centres), self.classes.device
-        scale = self._scale(centres.means)
-        square = torch.full((1,), self.limit**2, dtype=torch.float64, device=device)
-        fine = _power_of_two(square, self.bits, self.own.dtype)
-        sums = torch.zeros(known, self.dimensions, dtype=torch.int64, device=device)
-        squares = torch.zeros(known, dtype=torch.int64, device=device)
-        counts = torch.zeros(known, dtype=torch.int32, device=device)
-        columns = centres.means.T.to(self.own.dtype).contiguous()
+        known, totals = len(centres), self._nothing(len(centres))
+        squares = totals.counts.new_zeros(known, dtype=torch.int64)
+        columns = centres.columns(self.own.dtype)
+        most = 125 if self.own.dtype == torch.float32 else 1000
+        # Centres have moved since pixels came within the limit: by no more than that, where squares are four times it.
+        fine = 2.0 ** min(max(self.bits - 2 - math.ceil(2 * math.log2(self.limit)), -most), most)
         if known and self.own.pixels:
             with torch.cuda.device_of(self.own.data):  # type: ignore[no-untyped-call]
                 measure_kernel[(-(-self.own.pixels // BLOCK),)](
                     self.own.data, self.own.dim_stride, self.own.row_stride, self.own.col_stride, self.own.width,
-                    self.own.pixels, self.labels, columns, known, scale, fine.to(self.own.dtype), sums, squares, counts,
-                    D=self.dimensions, BLOCK=BLOCK,
+                    self.own.pixels, self.labels, columns, known, self._farthest, self.number(fine), self.bits,
+                    totals.scale, totals.sums, squares, totals.counts, D=self.dimensions, BLOCK=BLOCK,
                 )  # fmt: skip
         own = columns.T.double()
-        means = Totals(sums, counts, counts, scale).means(own)
-        around = squares / (fine * counts.clamp(min=1))
-        return means, (around - (means - own).square().sum(1)).clamp(min=0.0), counts.long()
+        means = totals.means(own)
+        around = squares / (fine * totals.counts.clamp(min=1))
+        return means, (around - (means - own).square().sum(1)).clamp(min=0.0), totals.counts.long()
 
-    def _scale(self, means: Tensor) -> Tensor:
-        """Return the fixed point of each centre: a power of two, so that scaling rounds no float32."""
-        bound = means.abs().amax(1) + self.limit if len(means) else means.new_zeros(0)
-        return _power_of_two(bound, self.bits, self.own.dtype).to(self.own.dtype)
-
-    @staticmethod
-    def _ranks(centres: Centres) -> Tensor:
-        """Return the classes, (K,) ascending; a dropped centre has that of the one before it."""
-        return torch.cummax(centres.classes, 0).values if len(centres) else centres.classes
-
-
-def _power_of_two(bound: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """Return the largest power of two, float64 and within `dtype`, that keeps `bound` below 2^bits."""
-    most = 125 if dtype == torch.float32 else 1000
-    exponent = (bits - torch.frexp(bound).exponent.long()).clamp(-most, most)
-    return ((exponent + 1023) << 52).view(torch.float64)
+    def _nothing(self, known: int) -> Totals:
+        device = self.classes.device
+        counts = torch.zeros(2, known, dtype=torch.int32, device=device)
+        sums = torch.zeros(known, self.dimensions, dtype=torch.int64, device=device)
+        return Totals(sums, torch.ones(known, dtype=self.own.dtype, device=device), counts[0], counts[1])
