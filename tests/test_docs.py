@@ -1,13 +1,17 @@
 """The Python blocks of the README and of `docs/` run as they stand, in order, one namespace per page.
 
 A block that holds `>>>` is a doctest: what it prints is compared. A block that cannot run by itself says so
-in a comment on the line before it: `<!-- not run: the reason -->`. Shell blocks are left to `.ci/run`.
+in a comment on the line before it: `<!-- not run: the reason -->`. One that needs other libraries names them there,
+`<!-- needs: kornia, monai -->`, and is left out, by name, where one of them is absent. Shell blocks are left to
+`.ci/run`.
 """
 
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +21,15 @@ import typer.main
 from lovasz_embed.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.is_file()]
+PAGES = [
+    page
+    for page in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs" / "howto").glob("*.md")),
+    )
+    if page.is_file()
+]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -26,21 +38,24 @@ class Block(NamedTuple):
 
     line: int
     source: str
+    needs: tuple[str, ...] = ()
 
 
 def python_blocks(text: str) -> list[Block]:
     """Return the blocks of a page that must run."""
     found: list[Block] = []
-    fence, language, start, skipped, before = "", "", 0, False, ""
+    fence, language, start, skipped, needs, before = "", "", 0, False, (), ""
     lines = text.splitlines()
     for number, line in enumerate(lines, start=1):
         opening = re.match(r"(`{3,}|~{3,})\s*(\S*)", line)
         if not fence and opening:
             fence, language = opening.groups()
             start, skipped = number, before.startswith("<!-- not run:")
+            named = re.fullmatch(r"<!-- needs: (.+) -->", before)
+            needs = tuple(named[1].split(", ")) if named else ()
         elif fence and line.rstrip() == fence:
             if language in {"python", "py", "pycon"} and not skipped:
-                found.append(Block(start, "\n".join(lines[start : number - 1]) + "\n"))
+                found.append(Block(start, "\n".join(lines[start : number - 1]) + "\n", needs))
             fence = ""
         before = line.strip() or before
     return found
@@ -64,14 +79,24 @@ def run(block: Block, page: str, names: dict[str, object]) -> None:
 def test_every_python_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
+    absent: set[str] = set()
     for block in python_blocks(page.read_text(encoding="utf-8")):
-        run(block, page.name, names)
+        missing = {name for name in block.needs if importlib.util.find_spec(name) is None}
+        absent |= missing
+        with warnings.catch_warnings():
+            if block.needs:  # what another library warns of is its own affair
+                warnings.simplefilter("ignore")
+            if not missing:
+                run(block, page.name, names)
+    if absent:
+        pytest.skip(f"all blocks ran but those that need {', '.join(sorted(absent))}: install it")
 
 
 def test_blocks_are_found_with_their_lines_and_marks() -> None:
     text = "a\n```python\nx = 1\n```\n```sh\nz\n```\n````py\nw\n````\n"
     text += "<!-- not run: needs data -->\n```python\ny\n```\n"
-    assert python_blocks(text) == [Block(2, "x = 1\n"), Block(8, "w\n")]
+    text += "<!-- needs: here, there -->\n```python\nv\n```\n"
+    assert python_blocks(text) == [Block(2, "x = 1\n"), Block(8, "w\n"), Block(16, "v\n", ("here", "there"))]
 
 
 def test_a_block_that_raises_fails_with_the_line_of_its_page() -> None:
