@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from lovasz_embed import _check
@@ -90,7 +91,10 @@ def score_pictures(
     pictures: list[PictureScore] = []
     # Held in the order of their scores; what is neither among the best nor the worst so far is dropped.
     held: list[tuple[PictureScore, PanopticResult]] = []
-    for index, (prediction, truth, name) in enumerate(zip(predictions, truths, names, strict=True)):
+    for index, (prediction, truth, name) in enumerate(zip_longest(predictions, truths, names)):
+        if prediction is None or truth is None or name is None:
+            got = f"{index} of {'names' if name is None else 'truths' if truth is None else 'predictions'}"
+            raise ValueError(_check.message("predictions, truths and names", "be equally many", got))
         metric = PanopticQuality(classes, total.things)
         metric.update(prediction, truth)
         total.merge(metric)
