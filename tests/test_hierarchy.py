@@ -557,3 +557,11 @@ def test_the_gradient_of_counted_losses_is_that_of_the_value(kernel: str) -> Non
 
     # Steps of 1e-6 do not leave a bin: as long as none does, the weights are constants.
     assert torch.autograd.gradcheck(loss, embedding.requires_grad_())
+
+
+@pytest.mark.parametrize("things", [{4, 1, 2}, {0, 2, 4}, set(), {7}, {0, 1, 2, 3, 4}])
+def test_only_things_have_instances(things: set[int]) -> None:
+    semantic = torch.arange(6).view(1, 6) % 6
+    _, instances = panoptic_levels(semantic, torch.ones_like(semantic), things=things, ignore_index=5)
+    expected = [Level.IGNORED if c == 5 else 2 * c + 1 if c in things else Level.NO_NODE for c in range(6)]
+    assert instances.labels.tolist() == [expected]

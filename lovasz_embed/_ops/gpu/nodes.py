@@ -11,9 +11,31 @@ from lovasz_embed._ops.gpu import nodes_kernels as kernels
 from lovasz_embed._ops.nodes import NO_NODE
 
 MAX_NODES = 4096  # of a level, over the whole batch
+# Of a part of the table, four times as many in the first. With as many labels as slots a part, the most there can be,
+# chance leaves one of them without a place once in 1e11 level maps; that fails as too many nodes do.
+LEAST_SLOTS = 1024
 
 _BLOCK = 512  # pixels of a program
 _SLOTS = 1024  # slots of a program
+
+
+class Count:
+    """The number of nodes on its way to the host, which does not wait for it."""
+
+    def __init__(self, count: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        # What is captured into a graph must not depend on what the host happens to know.
+        if count.is_cuda and not torch.cuda.is_current_stream_capturing():
+            self._value = torch.empty(1, dtype=count.dtype, pin_memory=True)
+            self._value.copy_(count, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def peek(self) -> int | None:
+        """Return the number if it has come, else None."""
+        if self._event is None or not self._event.query():  # type: ignore[no-untyped-call]
+            return None
+        return int(self._value)
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,7 @@ class DeviceNodes:
         starts: First node that looks at the pixels of each picture, (B,) int32.
         stops: The node after the last of them, (B,) int32.
         count: K, (1,) int32.
+        early: The same, for a host that is in luck.
         picture: Picture of each node, (M,) int64, M being the most that there can be; -1 for a node that spans the
             batch, and from K on.
         label: Label of each node, (M,) int64; -1 from K on.
@@ -34,6 +57,7 @@ class DeviceNodes:
     starts: Tensor
     stops: Tensor
     count: Tensor
+    early: Count
     picture: Tensor
     label: Tensor
 
@@ -57,11 +81,11 @@ def number_nodes(labels: Tensor, *, per_picture: bool) -> DeviceNodes:
     if not most:
         nothing = labels.new_zeros(0, dtype=torch.long)
         starts = labels.new_zeros(batch, dtype=torch.int32)
-        return DeviceNodes(starts.new_empty(batch, pixels), starts, starts, starts.new_zeros(1), nothing, nothing)
+        count = starts.new_zeros(1)
+        return DeviceNodes(starts.new_empty(batch, pixels), starts, starts, count, Count(count), nothing, nothing)
     groups = batch if per_picture else 1
     room = min(pixels if per_picture else batch * pixels, MAX_NODES)  # of a group
-    # Few slots would be too few for chance: 1024 labels, or 4096 in four times as many, miss all rounds with 1e-11.
-    later = max(1024, 1 << (room - 1).bit_length())
+    later = max(LEAST_SLOTS, 1 << (room - 1).bit_length())
     first = 4 * later
     slots = first + (kernels.ROUNDS - 1) * later
     table = torch.full((groups, slots), kernels.EMPTY, dtype=torch.long, device=labels.device)
@@ -80,6 +104,7 @@ def number_nodes(labels: Tensor, *, per_picture: bool) -> DeviceNodes:
     stops = held.cumsum(0, dtype=torch.int32)
     starts = stops - held
     count = stops[-1:]
+    early = Count(count)
     member = torch.empty(batch, pixels, dtype=torch.int32, device=labels.device)
     homeless = torch.zeros_like(count)
     if not per_picture:
@@ -103,7 +128,7 @@ def number_nodes(labels: Tensor, *, per_picture: bool) -> DeviceNodes:
         picture, label = torch.full_like(number, -1, dtype=torch.long), names[0, :most]
     there = number < count
     return DeviceNodes(
-        member, starts, stops, count, torch.where(there, picture, -1), torch.where(there, label, NO_NODE)
+        member, starts, stops, count, early, torch.where(there, picture, -1), torch.where(there, label, NO_NODE)
     )
 
 

@@ -41,10 +41,11 @@ def claim_kernel(
     picture = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     labels += picture * pixels
-    label = tl.load(labels + place, mask=place < pixels, other=-1).to(tl.int64)
+    label = tl.load(labels + place, mask=place < pixels, other=0).to(tl.int64)
     # A neighbour of the same label claims for this pixel too: few pixels have none.
-    left = tl.load(labels + place - 1, mask=(place < pixels) & (place > 0), other=-1).to(tl.int64)
-    pending = (label >= 0) & (label != left)
+    inside = (place < pixels) & (place > 0)
+    left = tl.load(labels + place - 1, mask=inside, other=0).to(tl.int64)
+    pending = (place < pixels) & (label >= 0) & ((place == 0) | (label != left))
     if PER_PICTURE:
         table += picture * (FIRST + (_ROUNDS - 1) * LATER)
     for earlier in tl.static_range(ROUND):
@@ -85,11 +86,11 @@ def number_kernel(
     """
     picture = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    label = tl.load(labels + picture * pixels + place, mask=place < pixels, other=-1).to(tl.int64)
+    label = tl.load(labels + picture * pixels + place, mask=place < pixels, other=0).to(tl.int64)
     if PER_PICTURE:
         table += picture * (FIRST + (_ROUNDS - 1) * LATER)
         ranks += picture * (FIRST + (_ROUNDS - 1) * LATER)
-    pending = label >= 0
+    pending = (place < pixels) & (label >= 0)
     node = tl.where(label == -2, -2, -1)
     for part in tl.static_range(_ROUNDS):
         slot = _slot(label, part, FIRST, LATER)

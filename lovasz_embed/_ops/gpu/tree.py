@@ -1,8 +1,8 @@
 """The hierarchical hinge on a GPU, level by level: what the kernels are given, and what comes of their sums.
 
-The host never learns how many nodes K a level has. It loops over all batches of nodes that there can be, three
-launches each, and those beyond K return at once: at the limit of 4096 nodes 31 of 32 batches are idle where there are
-100 nodes, some 100 launches without work.
+The host does not wait to learn how many nodes K a level has. It loops over all batches of nodes that there can be,
+three launches each, and those beyond K return at once: at the limit of 4096 nodes 31 of 32 batches are idle where
+there are 100 nodes, some 100 launches without work. Where K happens to have arrived, the host stops there.
 
 Memory, for 1024 x 2048 pixels, 8 dimensions and float32 (the embedding: 64 MiB): gradient 64 MiB, table of counts
 32 MiB and of weights 32 MiB (128 nodes at 512 bins), nodes of the pixels 8 MiB a level, two levels at a time. That is
@@ -91,6 +91,9 @@ class Tree:
         sums = size.new_zeros(len(size), 2 + launch.padded)
         shape = (means, radius.square().to(means.dtype), number)
         for first in range(0, len(size), self.rows):
+            known = nodes.early.peek()
+            if known is not None and first >= known:
+                break  # it would do nothing
             self._batch(
                 launch, nodes, group, parents, shape, units, sums, scale, first, wanted=wanted, learnt=learnt
             )  # fmt: skip

@@ -20,7 +20,9 @@ _IGNORED = tl.constexpr(-2)
 
 @triton.jit
 def _fixed(value, unit):
-    return (value.to(tl.float64) / unit).to(tl.int64)
+    """Return a number in fixed point; 0 for one that is none, whose unit is none either, which shows in the end."""
+    scaled = value.to(tl.float64) / unit
+    return tl.where(tl.abs(scaled) < 9e18, scaled, 0.0).to(tl.int64)
 
 
 @triton.jit
