@@ -178,6 +178,18 @@ def test_a_tiny_instance_among_many_pixels_is_found_as_surely_as_a_large_one() -
     assert int(found.sizes[0].sort().values[:2].sum()) == 20
 
 
+def test_what_is_left_in_parts_is_found_whatever_part_of_an_instance_was_looked_at() -> None:
+    """Three pixels of one instance in a part need not stand out: two of them are close, and their mean is not its."""
+    sides = torch.tensor([[0.24, 0.0], [-0.12, 0.2], [-0.12, -0.2]])  # δ is below 0.49 of the radius
+    means = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(3.0), indexing="ij"), -1).view(-1, 1, 2)
+    embedding = (means + sides.repeat(4, 1)).view(-1, 2).T[None].contiguous()
+    expected = torch.arange(12).repeat_interleave(12)
+    shuffled = torch.randperm(144)
+    with patch.multiple(margin, SAMPLES=1, SECOND=24):
+        found = there(embedding[..., shuffled], everywhere(embedding), radius=0.49)
+    assert np.array_equal(found.labels[0].numpy(), by_first_pixel(expected[shuffled].numpy()))
+
+
 def test_clusters_never_cross_classes() -> None:
     embedding, labels = torch.zeros(1, 3, 40), torch.arange(40)[None] % 3 - 1
     found = there(embedding, 7 * labels, radius=1.0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lovasz_embed._ops.gpu.margin_modes import any_close, find_modes, widest
+from lovasz_embed._ops.gpu.margin_modes import Modes, any_close, find_modes, widest
 from lovasz_embed._ops.gpu.margin_sweep import DROPPED, Centres, Sweep
 from lovasz_embed._ops.gpu.pixels import Planes
 from lovasz_embed._ops.margin import MAX_CENTRES
@@ -165,7 +165,8 @@ def _look_again(
 
     All pixels are looked at together if they are few. Otherwise every class has a part of its pixels looked at, and
     again a part of what that leaves, while new centres explain at least half of it: where the guarantee holds they do,
-    and what is left otherwise are the tails of known clusters.
+    and what is left otherwise are the tails of known clusters. A new centre must stand out, see `find_modes`; one of a
+    part by all its pixels, whose mean the part does not know.
 
     Args:
         sweep: The picture.
@@ -190,9 +191,9 @@ def _look_again(
             usable = torch.ones_like(looked, dtype=torch.bool)
             modes = find_modes(
                 points[:, looked].contiguous(), sweep.classes[left[looked]], usable, around, sweep.number(radius),
-                enough=max(2, few), sure=math.inf,
+                enough=max(2, few), sure=math.inf if complete else 0,
             )  # fmt: skip
-            found, labels = _settle(sweep, left[rest], known, modes.means, modes.classes, radius, min_size)
+            found, labels = _settle(sweep, left[rest], known, modes, radius, min_size, compact=not complete)
             late, _ = late.join(found)
             if complete and looks == 1 and min_size == 1:
                 alone = (modes.company == 1) & (labels == 0)
@@ -210,14 +211,24 @@ def _look_again(
 
 
 def _settle(
-    sweep: Sweep, pixels: Tensor, like: Centres, means: Tensor, classes: Tensor, radius: float, min_size: int
+    sweep: Sweep, pixels: Tensor, like: Centres, modes: Modes, radius: float, min_size: int, *, compact: bool
 ) -> tuple[Centres, Tensor]:
-    """Return the means of the pixels (n,) nearest to some modes, of those that have enough, and the labels (n,)."""
-    modes, _ = like.like(means, classes)
-    labels, totals = sweep.assign(modes, radius, pixels=pixels)
-    kept = (totals.counts >= min_size).nonzero()[:, 0]
-    found, _ = like.like(totals.means(modes.means)[kept], modes.classes[kept])
-    return found, labels
+    """Return the means of the pixels (n,) nearest to some modes, of those that have enough, and the labels (n,).
+
+    With `compact`, three in four of the pixels must lie within half the radius of their mean: what stands out among all
+    pixels, where modes of a part of them were not asked to. Those of the others have no label then.
+    """
+    centres, _ = like.like(modes.means, modes.classes)
+    labels, totals = sweep.assign(centres, radius, pixels=pixels)
+    centres = centres.moved(totals.means(centres.means))
+    good = totals.counts >= min_size
+    if compact:
+        tight = sweep.assign(centres, radius / 2, pixels=pixels)[1].counts
+        stands = 4 * tight >= 3 * totals.counts
+        good &= stands
+        labels = torch.where(torch.cat([stands.new_zeros(1), stands])[labels], labels, 0)
+    kept = good.nonzero()[:, 0]
+    return Centres(centres.means[kept], centres.classes[kept], centres.axis), labels
 
 
 def _by_class(classes: Tensor) -> list[Tensor]:
