@@ -1,4 +1,4 @@
-"""Training with Triton's kernels: mixed precision, memory formats, compilation, processes, and where they run.
+"""Training with Triton's kernels: mixed precision, memory formats, compilation, processes, and tensors in the wrong place.
 
 Without a GPU the kernels run in Triton's interpreter, on the CPU; with one, the same tests run on it, and those
 that need it do not skip.
@@ -7,9 +7,7 @@ that need it do not skip.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import runpy
 import subprocess
 import sys
 import warnings
@@ -237,68 +235,7 @@ def test_a_training_of_two_processes_equals_that_of_one(both: list[dict[str, Any
         torch.testing.assert_close(results["train"], expected, rtol=1e-10, atol=1e-12)  # float64: sums reordered
 
 
-# --- Which engine runs where
-
-
-@pytest.mark.parametrize(
-    ("device", "triton", "interpreting", "engine"),
-    [
-        ("cpu", True, False, "numba"),
-        ("cpu", False, False, "numba"),
-        ("cpu", True, True, "numba"),
-        ("cuda", True, False, "triton"),
-        ("cuda:1", True, False, "triton"),
-        ("cuda", False, False, "reference"),
-        ("cuda", True, True, "reference"),
-        ("mps", True, False, "reference"),
-        ("xpu", True, False, "reference"),
-        ("meta", True, False, "reference"),
-    ],
-)
-def test_what_auto_takes(
-    monkeypatch: pytest.MonkeyPatch, device: str, triton: bool, interpreting: bool, engine: str
-) -> None:
-    monkeypatch.setattr(engines, "has_triton", lambda: triton)
-    monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreting)))
-    assert engines.engine_for("auto", torch.device(device)) == engine
-    engines.check_engine("auto", torch.device(device), "input")
-
-
-@pytest.mark.parametrize("impl", ["reference", "numba", "triton"])
-def test_an_engine_that_was_named_is_taken(impl: str) -> None:
-    assert engines.engine_for(impl, torch.device("cuda")) == impl
-
-
-@pytest.mark.parametrize("present", [True, False])
-def test_triton_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if present and name == "triton" else None)
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
-    assert runpy.run_path(engines.__file__)["has_triton"]() is present
-    assert "triton" not in sys.modules
-
-
-NO_TRITON = "impl must be 'auto' or 'reference' where Triton is missing, got triton. Install it with pip install triton"
-
-
-@pytest.mark.parametrize(
-    ("impl", "device", "triton", "interpreting", "text"),
-    [
-        ("triton", "cpu", True, False, "x must be on a CUDA device for impl='triton', got cpu. Use impl='auto'."),
-        ("triton", "mps", True, False, "x must be on a CUDA device for impl='triton', got mps. Use impl='auto'."),
-        ("triton", "cuda", True, True, "x must be on the CPU for impl='triton', got cuda. TRITON_INTERPRET=1 is set."),
-        ("triton", "cuda", False, False, NO_TRITON),
-        ("triton", "cpu", False, True, NO_TRITON),
-        ("numba", "cuda", True, False, "x must be on the CPU for impl='numba', got cuda. Use impl='auto'."),
-        ("gpu", "cuda", True, False, "impl must be one of 'auto', 'reference', 'numba', 'triton', got 'gpu'"),
-    ],
-)
-def test_an_engine_that_cannot_run_fails_clearly(
-    monkeypatch: pytest.MonkeyPatch, impl: str, device: str, triton: bool, interpreting: bool, text: str
-) -> None:
-    monkeypatch.setattr(engines, "has_triton", lambda: triton)
-    monkeypatch.setenv("TRITON_INTERPRET", "true" if interpreting else "0")
-    with pytest.raises(ValueError, match=text.replace(".", r"\.")):
-        engines.check_engine(impl, torch.device(device), "x")
+# --- Tensors in the wrong place
 
 
 @pytest.mark.usefixtures("kernels")
