@@ -34,25 +34,36 @@ class Instances:
         return Instances(self.means[keep], self.classes[keep], self.sizes[keep])
 
 
-def join(pieces: Instances, radius: float) -> Instances:
-    """Join pieces of one class whose means lie within `radius` of that of a larger piece.
+def join(tiles: list[Instances], radius: float, dimensions: int) -> Instances:
+    """Join pieces of one class in different tiles whose means lie within `radius` of each other.
 
-    The largest piece that is left takes all that are left within the radius of it, and so on; then each piece goes
-    to the nearest of those largest ones. An instance has the mean of all pixels of its pieces.
+    The largest piece that is left takes the nearest one of every other tile, if that is left and near enough, and so
+    on. Two pieces of one tile are never joined: whoever saw both took them for two. An instance has the mean of all
+    pixels of its pieces.
     """
-    joined = [_join_class(pieces.select(pieces.classes == c), radius) for c in np.unique(pieces.classes)]
-    return Instances.of(joined, pieces.means.shape[1])
+    pieces = Instances.of(tiles, dimensions)
+    tile = np.repeat(np.arange(len(tiles)), [len(part.sizes) for part in tiles])
+    joined = []
+    for c in np.unique(pieces.classes):
+        own = np.flatnonzero(pieces.classes == c)
+        joined.append(_join_class(pieces.select(own), tile[own], radius))
+    return Instances.of(joined, dimensions)
 
 
-def _join_class(pieces: Instances, radius: float) -> Instances:
+def _join_class(pieces: Instances, tile: NDArray[np.intp], radius: float) -> Instances:
     tree = cKDTree(pieces.means)
-    left = np.ones(len(pieces.means), np.bool_)
-    largest = []
+    owner = np.full(len(tile), -1)
+    largest: list[np.intp] = []
     for piece in np.argsort(-pieces.sizes, kind="stable"):
-        if left[piece]:
-            largest.append(piece)
-            left[tree.query_ball_point(pieces.means[piece], radius)] = False
-    owner = cKDTree(pieces.means[largest]).query(pieces.means)[1]
+        if owner[piece] >= 0:
+            continue
+        near = np.array(tree.query_ball_point(pieces.means[piece], radius))
+        near = near[(owner[near] < 0) & (tile[near] != tile[piece])]
+        distance = ((pieces.means[near] - pieces.means[piece]) ** 2).sum(1)
+        near = near[np.argsort(distance, kind="stable")]
+        near = near[np.unique(tile[near], return_index=True)[1]]  # the nearest of each tile
+        owner[near] = owner[piece] = len(largest)
+        largest.append(piece)
     sizes = np.bincount(owner, pieces.sizes, len(largest)).astype(np.int64)
     # Around the largest piece, because coordinates far from the origin would cost digits.
     origin = pieces.means[largest]

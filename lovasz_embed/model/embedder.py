@@ -28,6 +28,7 @@ from lovasz_embed.prototypes import NearestClassMean
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_BEYOND = 32  # pixels with the right embedding around a tile
 
 
 class PanopticEmbedder(nn.Module):
@@ -104,8 +105,9 @@ class PanopticEmbedder(nn.Module):
             image: Bytes (H, W, 3), not prepared: an array, or what reads a part when it is indexed, such as
                 `numpy.memmap`. It is read twice, the first time for the range of its values.
             tile: Largest side of a tile, pixels, a multiple of the coarsest stride.
-            overlap: Pixels around a tile that the network sees as well, a multiple of the coarsest stride. None is
-                `context`, rounded up, with which the embedding is that of the whole picture but for rounding.
+            overlap: Pixels around a tile that the network sees as well, a multiple of the coarsest stride. From
+                `context` on, the embedding is that of the whole picture but for rounding. None is 32 more, rounded
+                up, which helps to find instances that an edge of a tile cuts.
             out: int32 (H, W), where the result's map is written; `numpy.memmap` keeps it out of memory.
             scratch: Folder of a temporary file, for the embedding of all thing pixels; None is that of the system.
 
@@ -135,7 +137,7 @@ class PanopticEmbedder(nn.Module):
         if overlap is None:
             if self.context is None:
                 raise ValueError(_check.message("overlap", "be given for an own backbone", None))
-            overlap = -(-self.context // stride) * stride
+            overlap = -(-(self.context + _BEYOND) // stride) * stride
         stretch = Stretch.of(image)
         size = (image.shape[0], image.shape[1])
         if self.context is not None and overlap < self.context and max(size) > tile:

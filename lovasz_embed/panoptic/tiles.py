@@ -23,11 +23,13 @@ from lovasz_embed.clustering._pictures import compactness, planar
 from lovasz_embed.panoptic._grid import Window, tiles
 from lovasz_embed.panoptic._maps import thing_categories
 from lovasz_embed.panoptic.result import PanopticResult, Segment
+from lovasz_embed.panoptic.segmentation import segment
 from lovasz_embed.prototypes import nearest_class_mean
 
 Embed = Callable[[Window], Tensor]
 
 _IN_MEMORY = 1 << 26  # bytes of embeddings that wait in memory; more of them wait in a file
+_AT_ONCE = 8  # windows of full size
 _ROWS = 1 << 22  # pixels that are numbered at once
 _NEVER = np.iinfo(np.int64).max
 
@@ -50,18 +52,21 @@ def segment_tiles(
     overlap: int = 128,
     context: int | None = None,
     step: int = 1,
+    at_once: int | None = None,
     out: NDArray[np.int32] | None = None,
     scratch: str | os.PathLike[str] | None = None,
 ) -> PanopticResult:
     r"""Read categories and instances off an embedding that is computed tile by tile: `segment` for huge pictures.
 
-    Every tile is embedded with `overlap` pixels around it, and clustered. The clusters of all tiles are joined by
-    their means, the largest first: one takes all others of its class within `radius`. Each joined instance moves to
-    the mean of the pixels nearest to it within `radius`, and then every pixel takes the nearest one within `reach`.
+    Every tile is embedded with `overlap` pixels around it. The embedding of a picture of up to `at_once` pixels is put
+    together, and the result is that of `segment`. In a larger picture each tile is clustered. The clusters of all
+    tiles are joined by their means, the largest first: one takes the nearest of every other tile, if its class is the
+    same and the distance at most `radius`. Each joined instance moves to the mean of the pixels nearest to it within
+    `radius`, and then every pixel takes the nearest one within `reach`.
 
     Let every pixel of the whole picture's embedding lie within δ of the mean of its instance, and the means of two
     instances of one class at least Δ apart. If 2 δ < radius < Δ - 2 δ and the overlap covers the network's context,
-    the result is that of `segment` on the whole picture, whatever the tiles.
+    the result of joining is that of `segment` as well, whatever the tiles.
 
     Args:
         embed: Maps a `Window` of the picture to its embedding, floats (1, D, h, w). Coordinates in it, if any, are
@@ -82,6 +87,8 @@ def segment_tiles(
         context: How many pixels from an inner edge of a window the embedding may differ from that of the whole
             picture; what is farther inside helps to find instances. None is the overlap.
         step: Windows begin at multiples of it: the stride of the network's coarsest map.
+        at_once: Pixels of the largest picture that is clustered as a whole; None is eight windows of full size, whose
+            embedding takes no more memory than many a network does for one. 0 always joins.
         out: int32 (H, W), written and returned in the result; `numpy.memmap` keeps it out of memory. None makes one.
         scratch: Folder of a temporary file, that of the system if None. It holds the embedding of all thing pixels,
             4 D bytes for each, and is gone when the call returns. Up to 64 MiB stay in memory.
@@ -95,15 +102,15 @@ def segment_tiles(
             embedding has another shape, or an option is out of range.
 
     Note:
-        Besides the result: one window's embedding with what `embed` needs for it, O(instances), and the file. Time is
-        that of `embed` and of `segment`; more than 4096 instances of a class are fine as long as no tile has more.
-        Deterministic, for any number of threads.
+        Besides the result: one window's embedding with what `embed` needs for it, that of `at_once` pixels or
+        O(instances), and the file. Time is that of `embed` and of `segment`; more than 4096 instances of a class are
+        fine as long as no tile has more. Deterministic, for any number of threads.
 
     Example:
         >>> row = torch.tensor([0.0, 0.1, 5.0, 5.1, 8.0, 8.2, 0.0]).view(1, 1, 1, 7)
         >>> means = torch.tensor([[0.0], [6.0]])
         >>> options = dict(things={1}, radius=1.0)
-        >>> tiled = segment_tiles(lambda w: row[..., w.rows, w.columns], (1, 7), means, **options, tile=3, overlap=0)
+        >>> tiled = segment_tiles(lambda w: row[..., w.rows, w.columns], (1, 7), means, **options, tile=3, at_once=0)
         >>> tiled.segmentation.tolist()
         [[[1, 1, 2, 2, 3, 3, 1]]]
     """
@@ -119,20 +126,39 @@ def segment_tiles(
     height, width = size
     pixels("size", height, 0)
     pixels("size", width, 0)
+    if at_once is None:
+        at_once = _AT_ONCE * (tile + 2 * overlap) ** 2
+    pixels("at_once", at_once, 0)
     ids = _checked_out(out, (height, width))
-    nearest: dict[str, Any] = {"offset": offset, "dims": None if category_dims is None else tuple(category_dims)}
-    nearest["reject_radius"] = reject_radius
-    reader = _Reader(embed, class_means, thing_set, nearest, ignore_index)
-    limit = float(radius if reach is None else reach)
-    min_size = max(int(min_thing_area), 1)
     grid = tiles((height, width), tile, step)
+    class_means, offset = class_means.detach().cpu(), None if offset is None else offset.detach().cpu()
+    dims = None if category_dims is None else tuple(category_dims)
+    nearest: dict[str, Any] = {"offset": offset, "dims": dims, "reject_radius": reject_radius}
+    reader = _Reader(embed, class_means, thing_set, nearest, ignore_index)
+    if height * width <= at_once:
+        whole = segment(
+            reader.whole(grid, (height, width), overlap),
+            class_means,
+            things=thing_set,
+            radius=radius,
+            reach=reach,
+            category_dims=dims,
+            offset=offset,
+            reject_radius=reject_radius,
+            min_thing_area=min_thing_area,
+            min_stuff_area=min_stuff_area,
+            ignore_index=ignore_index,
+        )
+        ids[...] = whole.segmentation[0].numpy()
+        return PanopticResult(torch.from_numpy(ids)[None], whole.segments)
+    min_size = max(int(min_thing_area), 1)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if scratch is None else os.fspath(scratch)) as file:
         picture = _Picture(ids, grid, reader, Spool(file))
-        pieces = [picture.look(place, float(radius), overlap, context) for place in grid]
-        found = join(Instances.of(pieces, class_means.shape[1]), float(radius))
+        pieces = [picture.look(place, float(radius), min_size, overlap, context) for place in grid]
+        found = join(pieces, float(radius), class_means.shape[1])
         found = found.select(found.sizes >= min_size)
         found = picture.settle(found, float(radius), min_size)
-        totals = picture.label(found, limit)
+        totals = picture.label(found, float(radius if reach is None else reach))
     scores = compactness(totals.variances(), radius)
     return picture.number(found, scores, (math.ceil(min_thing_area), math.ceil(min_stuff_area)))
 
@@ -190,10 +216,20 @@ class _Reader:
         _check.same_shape("embed(window)", embedding, (1, dimensions, *window.shape), "class_means and the window")
         return embedding.detach().cpu()
 
+    def whole(self, grid: list[Window], size: tuple[int, int], overlap: int) -> Tensor:
+        """Put the embedding of a whole picture together, (1, D, H, W)."""
+        whole = torch.empty(1, self.class_means.shape[1], *size, dtype=self.class_means.dtype)
+        for place in grid:
+            window = place.widened(overlap, size)
+            own = place.inside(window)
+            embedding = self.embedding(window)
+            whole = whole.to(embedding.dtype)  # the first time, if ever
+            whole[..., place.rows, place.columns] = embedding[..., own.rows, own.columns]
+        return whole
+
     def categories(self, embedding: Tensor) -> NDArray[np.int32]:
         """Return the category of every pixel, (h, w), -1 where void."""
-        means = self.class_means.detach().cpu()
-        semantic = nearest_class_mean(embedding, means, **self.nearest, ignore_index=self.void)[0]
+        semantic = nearest_class_mean(embedding, self.class_means, **self.nearest, ignore_index=self.void)[0]
         return torch.where(semantic == self.void, -1, semantic).int().numpy()
 
 
@@ -206,24 +242,35 @@ class _Picture:
     reader: _Reader
     spool: Spool
 
-    def look(self, place: Window, radius: float, overlap: int, context: int) -> Instances:
+    def look(self, place: Window, radius: float, min_size: int, overlap: int, context: int) -> Instances:
         """Write the categories of a tile, keep the embedding of its things, and return its pieces of instances."""
-        size = self.ids.shape
-        window = place.widened(overlap, (size[0], size[1]))
-        seen = place.widened(overlap - context, (size[0], size[1]))
+        size = (self.ids.shape[0], self.ids.shape[1])
+        window, seen = place.widened(overlap, size), place.widened(overlap - context, size)
         part, own = seen.inside(window), place.inside(seen)
         embedding = self.reader.embedding(window)[..., part.rows, part.columns]
         categories = self.reader.categories(embedding)
         classes = np.where(np.append(self.reader.is_thing, False)[categories], categories, -1)
-        [found] = cluster_classified(
-            embedding, classes.reshape(1, -1), radius=radius, reach=radius, min_size=1, connected=False
-        )
         self.ids[place.rows, place.columns] = -1 - categories[own.rows, own.columns]
         mine = classes[own.rows, own.columns] >= 0
         self.spool.write(planar(embedding[0, :, own.rows, own.columns])[:, mine.reshape(-1)])
-        labels = found.labels.reshape(classes.shape)[own.rows, own.columns]
-        sizes = np.bincount(labels.reshape(-1), minlength=len(found.centres) + 1)[1:]
-        return Instances(found.centres, found.classes, sizes).select(sizes > 0)
+        return self._pieces(embedding, classes, own, radius, min_size)
+
+    def _pieces(
+        self, embedding: Tensor, classes: NDArray[np.int32], own: Window, radius: float, min_size: int
+    ) -> Instances:
+        """Cluster what a tile sees, and return what has pixels in the tile itself."""
+        found = []
+        # Pieces that are large enough as they are, then, of the pixels that these leave, those that are not.
+        for least in sorted({min_size, 1}, reverse=True):
+            options: dict[str, Any] = {"radius": radius, "reach": radius, "min_size": least, "connected": False}
+            [clusters] = cluster_classified(embedding, classes.reshape(1, -1), **options)
+            labels = clusters.labels.reshape(classes.shape)
+            sizes = np.bincount(labels[own.rows, own.columns].reshape(-1), minlength=len(clusters.centres) + 1)[1:]
+            # What is large enough now and was not before did not stand out: it is a mixture and no instance.
+            keep = (sizes > 0) & ((clusters.sizes < min_size) | (least == min_size))
+            found.append(Instances(clusters.centres, clusters.classes, sizes).select(keep))
+            classes = np.where(labels > 0, -1, classes)
+        return Instances.of(found, embedding.shape[1])
 
     def settle(self, found: Instances, radius: float, min_size: int) -> Instances:
         """Move instances to the mean of the pixels nearest to them within a radius; small ones go."""
