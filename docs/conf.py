@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from pathlib import Path
 
+import matplotlib
 from docutils.nodes import Element, TextElement
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import lovasz_embed
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "_ext"))
+matplotlib.use("agg")
+# Where the gallery looks for real pictures; a script paints its own where there are none.
+os.environ.setdefault("LOVASZ_EMBED_DATA", str(HERE.parents[1] / "shared" / "data"))
 
 project = "lovasz-embed"
 author = "The lovasz-embed authors"
@@ -21,15 +31,51 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+    "matplotlib.sphinxext.plot_directive",
+    "mathml",
 ]
-exclude_patterns = ["_build"]
+# sphinx-gallery writes pages from gallery/, whose own index is no page.
+exclude_patterns = ["_build", "gallery", "sg_execution_times.rst"]
 html_theme = "furo"
 html_title = "lovasz-embed"
+html_static_path = ["_static"]
+html_css_files = ["lovasz.css"]
+html_math_renderer = "mathml"
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
+
+# Figures of the concept pages: scripts in concepts/figures/, run when the page is built.
+plot_formats = [("png", 200)]
+plot_html_show_formats = plot_html_show_source_link = False
+plot_rcparams = dict(matplotlib.rc_params_from_file(HERE / "_static" / "lovasz.mplstyle", use_default_template=False))
+plot_apply_rcparams = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "reset_modules": ("figure_style.reset",),
+    "image_srcset": ["2x"],
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "doc_module": ("lovasz_embed",),
+    "backreferences_dir": None,
+    "reference_url": {"lovasz_embed": None},
+    "capture_repr": (),
+}
+
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 3
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
