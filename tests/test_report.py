@@ -367,7 +367,7 @@ def test_a_mistake_is_refused_in_one_line_and_the_old_page_stays(
 def test_scoring_sees_class_means_and_leaves_the_weights_alone(tmp_path: Path) -> None:
     labels = np.arange(32 * 32).reshape(32, 32) % 2
     stripes = Sample("stripes", np.uint8(labels * 200)[..., None].repeat(3, 2), labels, labels)
-    config = TrainConfig(steps=4, batch=1, crop=16, amp=False, log_every=1, mean_pictures=1)
+    config = TrainConfig(steps=4, batch=1, crop=16, amp=False, log_every=1, mean_pictures=1, checkpoint_every=2)
     seen: list[bool] = []
 
     def score(model: PanopticEmbedder) -> dict[str, float]:
@@ -381,6 +381,9 @@ def test_scoring_sees_class_means_and_leaves_the_weights_alone(tmp_path: Path) -
         return (tmp_path / folder / "model.safetensors").read_bytes()
 
     assert trained("plain") == trained("scored", score=score, score_every=2)
+    checkpoints = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("plain", "scored")]
+    plain, scored = (content["model"] for content in checkpoints)
+    assert all(torch.equal(plain[name], scored[name]) for name in plain)
     assert seen == [True, True]  # after step 2, and with the final class means after step 4
     records = [json.loads(line) for line in (tmp_path / "scored" / "scores.jsonl").read_text().splitlines()]
     assert [(record["step"], record["pq"]) for record in records] == [(2, 0.5), (4, 0.5)]
