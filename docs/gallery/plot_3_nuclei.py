@@ -81,8 +81,9 @@ quality = training.evaluate(predictions, map(truth_of, scored), classes=2, thing
 print(f"PQ of the nuclei {float(quality.pq_things):.2f}, of the background {float(quality.pq_stuff):.2f}")
 
 # %%
-# The three most crowded ones, cut to a window. The second column is the embedding where there are nuclei: like colours, like
-# embeddings. Every nucleus has its own, and inside a nucleus it hardly changes; that is all that the clustering needs.
+# The three most crowded ones, cut to a window. The second column is the embedding where nuclei were found: like
+# colours, like embeddings. The clustering needs no more than that it changes little inside a nucleus and much between
+# two.
 tab20 = np.concatenate([[[0.93, 0.93, 0.95]], plt.get_cmap("tab20")(np.arange(20))[:, :3]])
 
 
@@ -92,6 +93,7 @@ def coloured(result):
     return tab20[np.where(ids > 0, (ids * 7) % 20 + 1, 0)]
 
 
+# sphinx_gallery_thumbnail_number = 2
 window = np.s_[:160, :160]
 crowded = sorted(scored, key=lambda sample: -len(np.unique(sample.instance[window])))
 figure, panels = plt.subplots(3, 4, figsize=(10, 8))

@@ -81,8 +81,8 @@ swatches = [plt.Rectangle((0, 0), 1, 1, color=palette.colours[k] / 255) for k in
 figure.legend(swatches, [names[k] for k in present], loc="outside lower center", ncols=5)
 
 # %%
-# Striped pixels of the truth are void: nobody labelled them, so nothing is asked of them, and the score does not look at
-# what is read off there. What is small suffers, because only every other pixel was trained and small segments are
+# Striped pixels of the truth are void: nobody labelled them, so nothing is asked of them, and the score does not look
+# at what is read off there. What is small suffers, because only every other pixel was trained and small segments are
 # dropped.
 #
 # The result in COCO's form, a record for the JSON and a picture whose colours are ids; read back, it is the same.
