@@ -8,7 +8,6 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from .margin_centres import Centres
 from .margin_sweep import Floats, Map, Sweep, Units
@@ -51,6 +50,8 @@ def join(tiles: list[Instances], radius: float, dimensions: int) -> Instances:
 
 
 def _join_class(pieces: Instances, tile: NDArray[np.intp], radius: float) -> Instances:
+    from scipy.spatial import cKDTree  # 0.2 s that `import lovasz_embed` need not take
+
     tree = cKDTree(pieces.means)
     owner = np.full(len(tile), -1)
     largest: list[np.intp] = []
