@@ -230,6 +230,57 @@ def test_mixtures_of_two_instances_are_no_instance() -> None:
     assert len(found.sizes[0]) == 2
 
 
+def line(*values: float) -> Tensor:
+    """One picture with one row of one-dimensional embeddings."""
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, -1)
+
+
+def test_what_mostly_takes_pixels_from_a_first_centre_is_a_fragment_of_it() -> None:
+    side, beyond = torch.linspace(0.55, 1.0, 20), torch.full((5,), 1.05)
+    embedding = line(*torch.cat([torch.zeros(60), side, -side, beyond, -beyond]).tolist())
+    found = there(embedding, everywhere(embedding), radius=1.0)
+    assert found.labels.tolist() == [[1] * 100 + [0] * 10]
+
+
+@pytest.mark.parametrize("reach", [2.0, 0.2])
+def test_a_pixel_that_is_a_cluster_by_itself_joins_no_other(reach: float) -> None:
+    """Nor does it when all pixels are labelled once more, for an instance that the sample missed."""
+    embedding = line(*[0, 0.1, -0.1] * 8, 1.5, 5, 5, 1.8)
+    with patch.object(margin, "SAMPLES", 8):  # every fourth
+        found = there(embedding, everywhere(embedding), radius=0.25, reach=reach)
+    assert found.labels.tolist() == [[1] * 24 + [2, 3, 3, 4]]
+
+
+def test_close_instances_are_told_apart_even_from_a_pixel_between_them() -> None:
+    one = torch.cat([torch.tensor([0.25]), torch.linspace(-0.1, 0.1, 50)])
+    embedding = line(*torch.cat([one, 1.3 - one]).tolist())
+    found = there(embedding, everywhere(embedding), radius=1.0)
+    assert found.labels.tolist() == [[1] * 51 + [2] * 51]
+    assert found.margin_ok == (False,)
+
+
+def test_a_centre_far_from_the_mean_of_its_pixels_is_sought_once_more() -> None:
+    """The sample sees two pixels half way between two instances: the centre there holds both."""
+    values = torch.zeros(1088)
+    values[[8, 25]] = 10.65  # on the lattice of every 17th pixel, which meets nothing else but the background
+    places = 200 + torch.arange(64)
+    places = places[(places - 8) % 17 > 0]
+    values[places[:30]] = 10.0
+    values[places[30:40]] = 11.3
+    embedding = values.view(1, 1, -1)
+    with patch.object(margin, "SAMPLES", 64):
+        found = there(embedding, everywhere(embedding), radius=1.0)
+    assert sorted(found.sizes[0].tolist())[-1] == 1046
+    assert found.labels[0, places[0]] != found.labels[0, places[35]]
+
+
+def test_the_strongest_clusters_are_kept_where_there_are_too_many() -> None:
+    embedding = line(0, 0, 0, 10, 10, 20, 20, 20, 30, 40, 40, 40, 40)
+    with patch.object(margin_modes, "MAX_CENTRES", 3):
+        found = there(embedding, everywhere(embedding), radius=1.0, min_size=2)
+    assert found.labels.tolist() == [[1, 1, 1, 0, 0, 2, 2, 2, 0, 3, 3, 3, 3]]
+
+
 @pytest.mark.parametrize(
     "embedding",
     [
@@ -315,15 +366,14 @@ def test_the_nearest_class_mean_is_that_of_the_cpu(dtype: torch.dtype, classes: 
             assert torch.equal(got.cpu(), expected if layout.shape == embedding.shape else expected[..., 2:])
 
 
-def test_a_class_that_float32_cannot_tell_is_that_of_float64() -> None:
-    """Points just off the boundary between two means, nearer to it than float32 scores can say."""
-    means = torch.tensor([[1000.0, 1.0], [1001.0, 0.0], [990.0, 0.0]])
-    middle = torch.tensor([1000.5, 0.5])
-    way = torch.tensor([1.0, 1.0]) * torch.linspace(-300, 300, 101)[:, None]
-    embedding = (middle + way + 1e-4 * torch.randn(101, 2)).T[None].contiguous()
-    distances = (embedding[0].T.double()[:, None] - means.double()).square().sum(2)
-    got = nearest_class_mean(embedding.to(DEVICE), means.to(DEVICE), impl="triton")
-    assert torch.equal(got[0].cpu(), distances.argmin(1))
+def test_what_float32_cannot_tell_is_as_float64_has_it() -> None:
+    """Scores of about 10^6, whose float32 steps are 0.125, differ by 0.04: between two classes, and from the limit."""
+    means = torch.tensor([[0.0, 1000.0], [1.0, 1000.0], [0.0, 0.0], [5.0, 0.0], [9.0, 0.0]])
+    across = torch.cat([0.5 + 0.02 * torch.randn(100), -1 + 0.02 * torch.randn(100)])
+    embedding = torch.stack([across, 1000 + 0.01 * torch.randn(200)])[None]
+    squared = (embedding[0].T.double()[:, None] - means.double()).square().sum(2)
+    got = nearest_class_mean(embedding.to(DEVICE), means.to(DEVICE), impl="triton", reject_radius=1.0)
+    assert torch.equal(got[0].cpu(), torch.where(squared.amin(1) <= 1.0, squared.argmin(1), 255))
 
 
 @pytest.mark.parametrize("means", [torch.full((3, 2), math.nan), torch.tensor([[1.0, 2.0]])])
