@@ -1,4 +1,4 @@
-"""Training with Triton's kernels: mixed precision, memory formats, compilation, processes, and tensors in the wrong place.
+"""Training with Triton's kernels: precision, memory formats, compilation, processes, tensors in the wrong place.
 
 Without a GPU the kernels run in Triton's interpreter, on the CPU; with one, the same tests run on it, and those
 that need it do not skip.
