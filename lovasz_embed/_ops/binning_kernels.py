@@ -99,11 +99,11 @@ def slopes_of_cells(counts: Array, slopes: Array) -> None:
 
     That is minus the weight of foreground and plus that of background, as `binning.cell_weights` tells them.
     """
-    total = 0
+    total: Any = 0
     for cell in range(1, counts.size, 2):
         total += np.int64(counts[cell])
-    passed = 0  # foreground and background of the bins before, the largest errors first
-    behind = 0
+    passed: Any = 0  # foreground and background of the bins before, the largest errors first
+    behind: Any = 0
     for cell in range(counts.size - 2, 1, -2):
         background, foreground = np.int64(counts[cell]), np.int64(counts[cell + 1])
         if background + foreground == 0:

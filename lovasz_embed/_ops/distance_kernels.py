@@ -382,8 +382,8 @@ def look_up(
                         steps[i] *= -4 * scale * falloff * phi
                 else:
                     factor = planes.dtype.type(-2 * scale / margin2)
-                    for i in range(size):
-                        steps[i] *= factor
+                    for j in range(size):
+                        steps[j] *= factor
                 width = _PART  # a power of two of whole parts
                 while width < size:
                     width *= 2
@@ -391,10 +391,10 @@ def look_up(
                     at = np.uint64(dims[j] * pixels + start)
                     centre = means[node, j]
                     pushes[size:width] = 0
-                    for i in range(np.uint64(size)):
-                        step = steps[i] * (planes[at + i] - centre)
-                        grad[at + i] += step
-                        pushes[i] = step
+                    for p in range(np.uint64(size)):
+                        step = steps[p] * (planes[at + p] - centre)
+                        grad[at + p] += step
+                        pushes[p] = step
                     sums[n, j] -= _sum(pushes, width)
 
 
@@ -411,7 +411,7 @@ def _positive(errors: Array, size: int, positive: Array, where: Array) -> int:
             for i in range(8 * j, 8 * j + 8):
                 where[found] = i
                 found += np.int64(positive[i])
-    return found
+    return int(found)
 
 
 @jit

@@ -85,11 +85,11 @@ def _look_up(
     flat = grad.reshape(sweep.planes.shape) if grad.size else grad.reshape(len(sweep.planes), 0)
 
     def look_up(number: int) -> None:
-        b, *blocks = sweep.runs[number]
+        b, first, last = sweep.runs[number]
         found, columns = sweep.of_picture(b, nodes)
         rows = slice(found.start - nodes.start, found.stop - nodes.start)
         distance_kernels.look_up(
-            *sweep.pixels(b), sweep.group(b), *blocks, found.start, sweep.groups(), *sweep.shape, level.cut,
+            *sweep.pixels(b), sweep.group(b), first, last, found.start, sweep.groups(), *sweep.shape, level.cut,
             near[rows, columns], shift_of(bins), table[rows], level.bandwidth, scale, flat[b], sums[number, rows],
             losses[number, rows],
         )  # fmt: skip
