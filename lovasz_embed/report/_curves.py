@@ -79,7 +79,8 @@ def chart(
     for number, name in enumerate(curves, start=1):
         if smooth:
             drawn.append(tag("path", d=_path(steps, logged[name], x.axis, y), class_=f"thin c{number}"))
-        drawn.append(tag("path", d=_path(steps, lines[name], x.axis, y), class_=f"thick c{number}"))
+        path = _path(steps, lines[name], x.axis, y)
+        drawn.append(tag("path", d=path, class_=f"{'thick' if 'L' in path else 'dots'} c{number}"))
     bottom = _HEIGHT - _BOTTOM
     drawn.append(tag("line", class_="cursor", x1=_LEFT, x2=_LEFT, y1=_TOP, y2=bottom, hidden=True))
     summary = "; ".join(f"{name} {_short(_last(values))} at the end" for name, values in lines.items())

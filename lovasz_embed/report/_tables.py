@@ -83,13 +83,15 @@ def values(caption: str, record: Mapping[str, Any]) -> Html:
     pairs = []
     for name, value in record.items():
         shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _plain(value)
-        pairs.append(tag("div", tag("dt", name), tag("dd", shown if isinstance(value, Html) else str(shown))))
+        pairs.append(tag("div", tag("dt", name), tag("dd", shown)))
     return tag("section", tag("h3", caption), tag("dl", *pairs), class_="values")
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) else str(value)
+    return str(value)
