@@ -40,7 +40,7 @@ extensions = [
     "mathml",
 ]
 # sphinx-gallery writes pages from gallery/, whose own index is no page.
-exclude_patterns = ["_build", "gallery", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "gallery"]
 html_theme = "furo"
 html_title = "lovasz-embed"
 html_static_path = ["_static"]
@@ -68,10 +68,10 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,  # a page that loads scripts from the network
     "remove_config_comments": True,
     "doc_module": ("lovasz_embed",),
     "backreferences_dir": None,
-    "reference_url": {"lovasz_embed": None},
     "capture_repr": (),
 }
 

@@ -21,14 +21,11 @@ import typer.main
 from lovasz_embed.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILT = {"_build", "auto_gallery"}
 PAGES = [
     page
-    for page in (
-        ROOT / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        *sorted((ROOT / "docs" / "howto").glob("*.md")),
-    )
-    if page.is_file()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if page.is_file() and BUILT.isdisjoint(page.relative_to(ROOT).parts)
 ]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
