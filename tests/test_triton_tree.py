@@ -164,6 +164,12 @@ def test_equals_the_reference(name: str) -> None:
     assert_same(run(CASES[name], "triton"), run(CASES[name], "reference"), TIGHT)
 
 
+def test_more_nodes_at_once_than_a_word_has_flags_equal_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tree, "NODES_AT_ONCE", 64)
+    own = case(noise(1, 2, 40), Level(LINE, 1.0))
+    assert_same(run(own, "triton"), run(own, "reference"), TIGHT)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["siblings", "bandwidth"])
 def test_equals_the_reference_in_less_than_float64(name: str, dtype: torch.dtype) -> None:
@@ -334,10 +340,11 @@ def levels_of(levels: list[Level]) -> list[Any]:
     return [TreeLevel(x.labels, x.radius, x.margin2, x.weight, x.per_picture, x.dims, None) for x in levels]
 
 
-def test_not_a_number_shows() -> None:
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_not_a_number_shows(gaussian: bool) -> None:
     embedding = EMBEDDING.to(DEVICE).clone()
     embedding[0, 0, 0, 0] = torch.nan
-    found = tree_operator.tree_hinge_triton(embedding.flatten(2), flat([CATEGORY]), False, False, 0.0, BINS)
+    found = tree_operator.tree_hinge_triton(embedding.flatten(2), flat([CATEGORY]), gaussian, False, 0.0, BINS)
     assert found.total.isnan()
     assert found.per_node[0][2][:3].isnan().all()
 
