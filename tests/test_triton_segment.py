@@ -249,6 +249,23 @@ def test_a_pixel_that_is_a_cluster_by_itself_joins_no_other(reach: float) -> Non
     with patch.object(margin, "SAMPLES", 8):  # every fourth
         found = there(embedding, everywhere(embedding), radius=0.25, reach=reach)
     assert found.labels.tolist() == [[1] * 24 + [2, 3, 3, 4]]
+    # In a fixed point of about 2^-50, and rounded to float32 once.
+    torch.testing.assert_close(found.centres[0], torch.tensor([[0.0], [1.5], [5.0], [1.8]]), rtol=1e-6, atol=1e-8)
+
+
+def test_modes_that_count_are_those_that_taking_them_in_turn_leaves() -> None:
+    modes, classes = torch.rand(2, 150), torch.randint(0, 2, (150,))
+    good = torch.rand(150) < 0.8
+    known = margin_sweep.Centres(modes[:, :2].T.double(), classes[:2].int(), torch.zeros(1, dtype=torch.int64))
+    kept = [0, 1]  # the known ones, whose own copies come first below
+    for i in range(150):
+        near = (modes[:, i : i + 1] - modes[:, kept]).square().sum(0) <= 0.15**2
+        if good[i] and not bool((near & (classes[kept] == classes[i])).any()):
+            kept.append(i)
+    known = margin_sweep.Centres(*(t.to(DEVICE) for t in (known.means, known.classes, known.axis)))
+    radius = torch.full((1,), 0.15, device=DEVICE)
+    got = margin_modes._thin(modes.to(DEVICE), classes.int().to(DEVICE), good.to(DEVICE), known, radius)
+    assert got.tolist() == kept[2:]
 
 
 def test_close_instances_are_told_apart_even_from_a_pixel_between_them() -> None:
@@ -366,14 +383,19 @@ def test_the_nearest_class_mean_is_that_of_the_cpu(dtype: torch.dtype, classes: 
             assert torch.equal(got.cpu(), expected if layout.shape == embedding.shape else expected[..., 2:])
 
 
-def test_what_float32_cannot_tell_is_as_float64_has_it() -> None:
-    """Scores of about 10^6, whose float32 steps are 0.125, differ by 0.04: between two classes, and from the limit."""
-    means = torch.tensor([[0.0, 1000.0], [1.0, 1000.0], [0.0, 0.0], [5.0, 0.0], [9.0, 0.0]])
-    across = torch.cat([0.5 + 0.02 * torch.randn(100), -1 + 0.02 * torch.randn(100)])
-    embedding = torch.stack([across, 1000 + 0.01 * torch.randn(200)])[None]
+@pytest.mark.parametrize(("other", "middle", "reject_radius"), [(1.0, 0.5, None), (4.0, 1.0, 1.0)])
+def test_what_float32_cannot_tell_is_as_float64_has_it(
+    other: float, middle: float, reject_radius: float | None
+) -> None:
+    """Scores of about 10^6, whose float32 steps are 0.125, differ by 0.04: of two classes, or from the limit."""
+    means = torch.tensor([[0.0, 1000.0], [other, 1000.0], [0.0, 0.0], [5.0, 0.0], [9.0, 0.0]])
+    across = middle + 0.02 * torch.randn(100)
+    embedding = torch.stack([across, 1000 + 0.01 * torch.randn(100)])[None]
     squared = (embedding[0].T.double()[:, None] - means.double()).square().sum(2)
-    got = nearest_class_mean(embedding.to(DEVICE), means.to(DEVICE), impl="triton", reject_radius=1.0)
-    assert torch.equal(got[0].cpu(), torch.where(squared.amin(1) <= 1.0, squared.argmin(1), 255))
+    expected = squared.argmin(1) if reject_radius is None else torch.where(squared.amin(1) <= 1.0, 0, 255)
+    assert len(set(expected.tolist())) == 2
+    got = nearest_class_mean(embedding.to(DEVICE), means.to(DEVICE), impl="triton", reject_radius=reject_radius)
+    assert torch.equal(got[0].cpu(), expected)
 
 
 @pytest.mark.parametrize("means", [torch.full((3, 2), math.nan), torch.tensor([[1.0, 2.0]])])
