@@ -7,6 +7,10 @@ torchvision. What cannot be installed that way is checked by the form of its cal
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -155,6 +159,23 @@ def test_lightning_trains_and_logs(tmp_path: Path) -> None:
     assert not torch.equal(model.net.weight, before)
     assert torch.isfinite(trainer.callback_metrics["loss"])
     assert 0 <= trainer.callback_metrics["miou"] <= 1
+
+
+@pytest.mark.slow
+def test_the_page_on_torchrun_runs_on_two_processes(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "howto" / "training-loops.md"
+    if not page.is_file():
+        pytest.skip("docs/howto is absent: run the tests from a checkout")
+    (script,) = re.findall(r"```python\n(# train\.py.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "train.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    package = Path(le.__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert answer.returncode == 0, answer.stderr
+    lines = sorted(line for line in answer.stdout.splitlines() if line.startswith("rank"))
+    assert [line.partition(":")[0] for line in lines] == ["rank 0", "rank 1"]
+    assert len({line.partition(":")[2] for line in lines}) == 1  # each holds the class means and the score of all
 
 
 # transformers and supervision
