@@ -93,6 +93,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|pathlib|collections|typing|types|os|abc|functools|dataclasses)\..*"),
     ("py:.*", r"(Tensor|NDArray|ArrayLike|PathLike|Path|Any|Self|nn\.Module|optional)"),
+    ("py:class", r"lovasz_embed\..*\.Picture"),  # short for an array of bytes, in several modules
 ]
 default_role = "py:obj"
 
