@@ -29,7 +29,7 @@ from lovasz_embed.quality import PanopticQuality
 from lovasz_embed.report import Evaluation, RunRecord, paint, read_run, render, score_pictures
 from lovasz_embed.report._curves import Axis, chart
 from lovasz_embed.training import TrainConfig, fit
-from lovasz_embed.visualise import Palette
+from lovasz_embed.visualise import Palette, overlay
 
 HOSTILE = "</script><script>alert(1)</script>"
 CLASSES = ("floor", HOSTILE, '"><img src=x onerror=alert(2)> & \x00')
@@ -178,6 +178,20 @@ def test_pictures_are_shown_at_a_modest_size(size: tuple[int, int], shown: tuple
         content = base64.b64decode(painted.uri.removeprefix("data:image/png;base64,"))
         with Image.open(BytesIO(content)) as opened:
             assert opened.size == (painted.width, painted.height) == shown[::-1]
+
+
+def test_a_small_instance_keeps_its_colour_in_a_busy_picture() -> None:
+    semantic = torch.zeros(1, 240, 240, dtype=torch.long)
+    semantic[0, 10:15, 10:15] = 1
+    result = PanopticResult.from_maps(semantic, semantic, things={1})
+    palette = Palette.of(("floor", "cup"), things={1})
+    noise = np.random.default_rng(0).integers(0, 60, (240, 240, 3), dtype=np.uint8)
+    _, painted, _ = paint(noise, result, result, palette)
+    content = base64.b64decode(painted.uri.removeprefix("data:image/png;base64,"))
+    with Image.open(BytesIO(content)) as opened:
+        shown = np.asarray(opened.convert("RGB"))[24, 24].astype(int)
+    exact = overlay(noise, result, palette=palette, scale=2)[24, 24].astype(int)
+    assert np.abs(shown - exact).max() <= 16  # a cell of the octree
 
 
 def test_axes_are_round_and_hold_what_is_drawn() -> None:

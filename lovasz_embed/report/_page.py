@@ -66,7 +66,9 @@ def _subtitle(run: RunRecord, evaluation: Evaluation | None) -> str:
     names, things = _sections.class_names(run)
     parts = []
     if names:
-        parts.append(f"{len(things)} classes of things, {len(names) - len(things)} of stuff")
+        parts.append(
+            f"{len(things)} {'class' if len(things) == 1 else 'classes'} of things, {len(names) - len(things)} of stuff"
+        )
     if evaluation is not None:
         parts.append(f"scored on {evaluation.source}")
     elif run.model is None:

@@ -16,7 +16,7 @@ from lovasz_embed.visualise import Palette, overlay
 Picture = NDArray[np.uint8]
 
 _SIDE = 480  # pixels of the longer side: what a column of the page shows, and a phone
-_COLOURS = 160  # a palette holds what the eye sees at this size, in a third of the bytes
+_COLOURS = 256  # a palette holds what the eye sees at this size, in a third of the bytes
 
 
 class Painted(NamedTuple):
@@ -64,8 +64,7 @@ def paint(
     results = [_shrunk(result, height, width) for result in (truth, prediction)]
     shown = [small.repeat(scale, axis=0).repeat(scale, axis=1)]
     shown += [overlay(small, result, palette=palette, scale=scale) for result in results]
-    first, second, third = map(_encode, shown)
-    return first, second, third
+    return _encode(shown[0]), _encode(shown[1], painted=True), _encode(shown[2], painted=True)
 
 
 def _shrunk(result: PanopticResult, height: int, width: int) -> PanopticResult:
@@ -77,11 +76,13 @@ def _shrunk(result: PanopticResult, height: int, width: int) -> PanopticResult:
     return PanopticResult(result.segmentation[:, rows[:, None], columns], result.segments)
 
 
-def _encode(picture: Picture) -> Painted:
+def _encode(picture: Picture, *, painted: bool = False) -> Painted:
     from PIL import Image
 
     content = io.BytesIO()
-    reduced = Image.fromarray(picture).quantize(_COLOURS, dither=Image.Dither.NONE)
+    # A median cut is smoother; the octree keeps a colour that few pixels have, such as that of a small instance.
+    method = Image.Quantize.FASTOCTREE if painted else Image.Quantize.MEDIANCUT
+    reduced = Image.fromarray(picture).quantize(_COLOURS, method, dither=Image.Dither.NONE)
     reduced.save(content, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
     return Painted(uri, picture.shape[1], picture.shape[0])
