@@ -32,6 +32,7 @@ PUBLIC_MODULES = [
     "visualise",
     "model",
     "training",
+    "export",
     "report",
 ]
 HEAVY = [

@@ -15,6 +15,7 @@ from lovasz_embed.cli._examples import epilog
 from lovasz_embed.cli._group import OneLineErrors
 from lovasz_embed.cli.demo import demo
 from lovasz_embed.cli.evaluate import evaluate
+from lovasz_embed.cli.export import export
 from lovasz_embed.cli.info import info
 from lovasz_embed.cli.predict import predict
 from lovasz_embed.cli.report import report
@@ -23,7 +24,7 @@ from lovasz_embed.cli.train import train
 __all__ = ["app"]
 
 app = typer.Typer(name="lovasz-embed", cls=OneLineErrors, pretty_exceptions_enable=False)
-for verb in (demo, train, predict, evaluate, report, info):
+for verb in (demo, train, predict, evaluate, report, export, info):
     app.command(epilog=epilog(verb.__name__))(failing_clearly(verb))
 
 

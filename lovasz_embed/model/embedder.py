@@ -68,15 +68,21 @@ class PanopticEmbedder(nn.Module):
         """
         height, width = picture.shape[-2:]
         stride = self.strides[-1]
-        maps = self.backbone(F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate"))
+        padded = F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate")
+        return self.embed_padded(padded, at=at, of=of)[..., :height, :width]
+
+    def embed_padded(self, picture: Tensor, *, at: tuple[int, int], of: tuple[int, int] | None) -> Tensor:
+        """Embed pictures whose sides are multiples of the coarsest stride, which `forward` takes care of."""
+        stride = self.strides[-1]
+        maps = self.backbone(picture)
         x = maps[-1]
         for fine, merge, cell in zip(reversed(maps[:-1]), reversed(self.merges), self.strides[-2::-1], strict=True):
             parts = [fine, F.interpolate(x, size=fine.shape[-2:])]
             if self.config.coordinates == "fed":
-                whole = fine.shape[-2:] if of is None else [-(-side // stride) * (stride // cell) for side in of]
+                whole = None if of is None else [-(-side // stride) * (stride // cell) for side in of]
                 parts.append(_relative_position(fine, (at[0] // cell, at[1] // cell), whole))
             x = merge(torch.cat(parts, dim=1))
-        embedding = F.pixel_shuffle(self.head(x), self.strides[0])[..., :height, :width].float()
+        embedding = F.pixel_shuffle(self.head(x), self.strides[0]).float()
         if self.config.coordinates == "added":
             embedding = torch.cat([embedding[:, :-2], embedding[:, -2:] + self._position(embedding, at)], dim=1)
         return embedding
@@ -269,9 +275,13 @@ class PanopticEmbedder(nn.Module):
         return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 
-def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int]) -> Tensor:
+def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int] | None) -> Tensor:
     """Row and column from -1 to 1 as two channels (B, 2, h, w): of cells from `at` in a map of the size `of`."""
     batch, _, height, width = like.shape
-    rows = torch.linspace(-1, 1, of[0], device=like.device, dtype=like.dtype)[at[0] : at[0] + height]
-    columns = torch.linspace(-1, 1, of[1], device=like.device, dtype=like.dtype)[at[1] : at[1] + width]
+    whole = (height, width) if of is None else of
+    # Not torch.linspace, with which torch.export takes the size of its example for that of every picture.
+    cells = (torch.arange(side, device=like.device) for side in whole)
+    rows, columns = ((2 * cell / cell[-1:].clamp(min=1) - 1).to(like.dtype) for cell in cells)
+    if of is not None:
+        rows, columns = rows[at[0] : at[0] + height], columns[at[1] : at[1] + width]
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(batch, -1, -1, -1)
