@@ -12,7 +12,7 @@ import torch
 
 from lovasz_embed._ops import engines
 from lovasz_embed.clustering import cluster_embeddings
-from lovasz_embed.hierarchy import panoptic_levels
+from lovasz_embed.hierarchy import Level, hierarchical_lovasz_hinge, panoptic_levels
 from lovasz_embed.lovasz import lovasz_softmax, lovasz_weights
 from lovasz_embed.panoptic import segment
 from lovasz_embed.prototypes import class_means, nearest_class_mean
@@ -91,6 +91,12 @@ TWO_DEVICES: dict[str, Callable[[], object]] = {
     ),
     "offset must be on the device of embedding": lambda: segment(
         E, MEANS, things={1}, radius=1.0, offset=torch.zeros(2, device=ELSEWHERE)
+    ),
+    r"levels\[0\].bandwidth must be on the device of embedding": lambda: hierarchical_lovasz_hinge(
+        E, [Level(LABELS, 1.0, bandwidth=torch.ones(1, 20, device=ELSEWHERE))], kernel="gaussian"
+    ),
+    "class_means must be on the device of embedding": lambda: hierarchical_lovasz_hinge(
+        E, [Level(LABELS, 1.0)], class_means=MEANS.to(ELSEWHERE), pull_weight=1.0
     ),
     "instance must be on the device of semantic": lambda: panoptic_levels(LABELS, LABELS.to(ELSEWHERE), things={1}),
 }

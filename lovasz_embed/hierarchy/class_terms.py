@@ -36,7 +36,7 @@ def class_terms(
     """
     nothing = embedding.new_zeros(())
     if class_means is not None:
-        _check_class_means(class_means, embedding.shape[1], level.labels)
+        _check_class_means(class_means, embedding, level.labels)
         class_means = class_means.detach().to(embedding)
         class_means = class_means if level.dims is None else class_means[:, list(level.dims)]
     if not (pull_weight or ncm_weight or norm_weight):
@@ -108,8 +108,10 @@ def _cross_entropy(embedding: Tensor, centres: Tensor, target: Tensor, scale: fl
     return losses.sum() / (target >= 0).sum().clamp(min=1)
 
 
-def _check_class_means(class_means: Tensor, dims: int, labels: Tensor) -> None:
+def _check_class_means(class_means: Tensor, embedding: Tensor, labels: Tensor) -> None:
     _check.is_floating("class_means", class_means)
+    _check.same_device("class_means", class_means, embedding.device, "embedding")
+    dims = embedding.shape[1]
     if class_means.ndim != 2 or class_means.shape[1] != dims:
         raise ValueError(_check.message("class_means", f"have shape (C, {dims})", tuple(class_means.shape)))
     if torch.compiler.is_compiling() or not labels.numel() or labels.device.type != "cpu":

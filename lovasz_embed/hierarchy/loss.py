@@ -304,5 +304,7 @@ def _check_arguments(
         if level.bandwidth is not None and kernel != "gaussian":
             remedy = "Use kernel='gaussian', or drop it."
             raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
+        if level.bandwidth is not None:
+            _check.same_device(f"{name}.bandwidth", level.bandwidth, embedding.device, "embedding")
     if embedding.device.type == "cpu" and not torch.compiler.is_compiling():
         _check.all_finite("embedding", embedding)

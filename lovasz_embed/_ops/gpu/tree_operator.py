@@ -1,8 +1,8 @@
 """The tree hinge of the GPU engine as one operator, its gradient, and a cheap way in for eager code.
 
 As on the CPU (`_ops/tree_operator.py`), forward leaves the gradients of the embedding and of the bandwidths, nothing
-else, and backward scales them. It never gives them away as they are: to know that the factor is 1 the host would have
-to wait.
+else, and backward scales them, in place where no other backward can come. It never gives them away as they are: to know
+that the factor is 1 the host would have to wait.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from lovasz_embed import _check
 from lovasz_embed._ops.gpu.nodes import capacity
 from lovasz_embed._ops.gpu.tree import LevelOptions, Tree
+from lovasz_embed._ops.handover import graph_is_kept
 from lovasz_embed._ops.tree_hinge import TreeLevel, TreeLosses
 
 _Result = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor, list[Tensor]]
@@ -119,11 +120,12 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad, *bandwidths = ctx.saved_tensors
         needed, _, _, *learnt = ctx.needs_input_grad
+        scaled = torch.mul if graph_is_kept() else Tensor.mul_
         return (
-            grad * total if needed else None,
+            scaled(grad, total) if needed else None,
             None,
             None,
-            *(g * total if need else None for g, need in zip(bandwidths, learnt, strict=True)),
+            *(scaled(g, total) if need else None for g, need in zip(bandwidths, learnt, strict=True)),
         )
 
 
