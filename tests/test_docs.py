@@ -117,5 +117,6 @@ def test_the_command_line_page_lists_every_option_of_every_verb() -> None:
         name: {option for parameter in verb.params for option in parameter.opts if option.startswith("--")}
         for name, verb in typer.main.get_group(app).commands.items()
     }
-    described = {name: options for name, options in described.items() if options or name in offered}  # not all are verbs
+    # A section without options that is named after no verb is prose.
+    described = {name: options for name, options in described.items() if options or name in offered}
     assert {verb: options - {"--help"} for verb, options in offered.items()} == described
