@@ -185,13 +185,13 @@ def test_a_small_instance_keeps_its_colour_in_a_busy_picture() -> None:
     semantic[0, 10:15, 10:15] = 1
     result = PanopticResult.from_maps(semantic, semantic, things={1})
     palette = Palette.of(("floor", "cup"), things={1})
-    noise = np.random.default_rng(0).integers(0, 60, (240, 240, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (240, 240, 3), dtype=np.uint8)
     _, painted, _ = paint(noise, result, result, palette)
     content = base64.b64decode(painted.uri.removeprefix("data:image/png;base64,"))
     with Image.open(BytesIO(content)) as opened:
         shown = np.asarray(opened.convert("RGB"))[24, 24].astype(int)
     exact = overlay(noise, result, palette=palette, scale=2)[24, 24].astype(int)
-    assert np.abs(shown - exact).max() <= 16  # a cell of the octree
+    assert np.abs(shown - exact).max() <= 16  # a cell of the octree; a median cut is off by 63 here
 
 
 def test_axes_are_round_and_hold_what_is_drawn() -> None:
