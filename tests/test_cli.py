@@ -30,11 +30,11 @@ from lovasz_embed.formats import (
     write_coco_panoptic,
     write_instance_map,
 )
-from lovasz_embed.model import ModelConfig, PanopticEmbedder
+from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.panoptic import PanopticResult
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("demo", "train", "predict", "evaluate", "info")
+VERBS = ("demo", "train", "predict", "evaluate", "export", "info")
 SCORES = ("pq", "sq", "rq", "pq_things", "pq_stuff", "ap50", "miou", "per_class", "pictures", "seconds")
 CATEGORIES = (Category(3, "floor", False), Category(90, "square", True), Category(200, "bar [red]", True))
 SHORT = ("--steps", "160", "--batch", "4", "--crop", "32", "--learning-rate", "0.01", "--minutes", "0")
@@ -334,7 +334,7 @@ def test_pictures_and_folders_of_pictures_are_predicted(coco: Example, tmp_path:
     pictures = [tmp_path / "c.png", tmp_path / "folder"]
     record = record_of("predict", coco.run, *pictures, "--out", tmp_path / "out", "--overlays")
     assert record.pop("seconds") > 0
-    assert record == {"predictions": str(tmp_path / "out" / "predictions.json"), "pictures": 3}
+    assert record == {"predictions": str(tmp_path / "out" / "predictions.json"), "pictures": 3, "resumed": 0}
     assert sorted(file.name for file in (tmp_path / "out" / "overlays").iterdir()) == ["a.png", "b.png", "c.png"]
     written = read_coco_panoptic(tmp_path / "out" / "predictions.json")
     assert written.names == ("c", "a", "b")
@@ -365,13 +365,74 @@ def test_a_picture_broken_in_the_middle_leaves_nothing(example: Example, tmp_pat
     out = tmp_path / "out"
     text = f"{broken} must be a readable picture"
     assert_refused(text, "predict", example.run, "--data", data, "--out", out, "--overlays")
-    assert list(out.rglob("*")) == []
+    # What was done before is kept out of sight, for --resume.
+    assert [path.name for path in out.iterdir()] == [".predictions-partial"]
     # Earlier results stay as they were.
     succeed("predict", example.run, "--data", example.data, "--out", out)
+    assert not (out / ".predictions-partial").exists()
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     assert_refused(text, "predict", example.run, "--data", data, "--out", out)
+    shutil.rmtree(out / ".predictions-partial")
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     assert_refused(text, "evaluate", example.run, "--data", data)
+
+
+def test_a_resumed_prediction_is_the_uninterrupted_one(
+    nuclei: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", nuclei.run, "--data", nuclei.data, "--split", "train", "--overlays"]
+    succeed(*arguments, "--out", tmp_path / "whole")
+    module = sys.modules["lovasz_embed.training.evaluate"]
+    seen: list[tuple[int, ...]] = []
+
+    def counting(image: Any) -> torch.Tensor:
+        seen.append(image.shape)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return prepare(image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prepare", counting)
+        result = lovasz_embed(*arguments, "--out", tmp_path / "cut")
+        assert result.code == 130
+        assert "--resume goes on from the 2 pictures that are done" in result.stderr
+        assert [path.name for path in (tmp_path / "cut").iterdir()] == [".predictions-partial"]
+        refused = [*arguments, "--out", tmp_path / "cut", "--resume", "--tile", 64]
+        assert_refused("must be what the same command left, got results of another one", *refused)
+        assert record_of(*arguments, "--out", tmp_path / "cut", "--resume")["resumed"] == 2
+        assert len(seen) == 3 + 2  # of four pictures, two were there
+    files = [
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")}
+        for name in ("whole", "cut")
+    ]
+    assert files[0] == files[1]
+    assert (
+        record_of(*arguments, "--out", tmp_path / "cut", "--resume")["resumed"] == 0
+    )  # nothing was left to go on from
+
+
+def test_without_resume_a_prediction_begins_anew(nuclei: Example, tmp_path: Path) -> None:
+    data = copy_of(nuclei, tmp_path).data
+    content = (data / "images" / "val1.png").read_bytes()
+    (data / "images" / "val1.png").write_bytes(content[:60])
+    arguments = ["predict", nuclei.run, "--data", data, "--split", "val", "--out", tmp_path / "p"]
+    assert_refused("val1.png must be a readable picture", *arguments)
+    assert_refused("val1.png must be a readable picture", *arguments)
+    (data / "images" / "val1.png").write_bytes(content)
+    assert record_of(*arguments)["resumed"] == 0
+
+
+def test_tiles_are_segmented_as_the_whole(nuclei: Example, tmp_path: Path) -> None:
+    arguments = ["predict", nuclei.run, "--data", nuclei.data]
+    succeed(*arguments, "--out", tmp_path / "whole")
+    succeed(*arguments, "--out", tmp_path / "tiles", "--tile", 16)
+    maps = [sorted((tmp_path / name / "labels").iterdir()) for name in ("whole", "tiles")]
+    assert len(maps[0]) == 3
+    for whole, tiles in zip(*maps, strict=True):
+        assert np.array_equal(read_instance_map(whole), read_instance_map(tiles))
+    near = succeed(*arguments, "--out", tmp_path / "near", "--tile", 16, "--overlap", 2)
+    assert "--overlap 2 is less than the 11 pixels" in near.stderr
+    assert "Warning" not in near.stderr
 
 
 # --- splits
@@ -499,6 +560,12 @@ def test_a_bare_install_reaches_that_line_with_nothing_else_imported() -> None:
         ("predict {run} {empty}", "empty must hold files ending in"),
         ("predict {run} {file} --out {tmp}/p", "file must be a readable picture"),
         ("predict {run} --data {data} --out {file}/p", "p/predictions.json must be writable, got Not a directory"),
+        ("predict {run} --data {data} --tile 0 --out {tmp}/p", "tile must be at least 1, got 0"),
+        ("predict {run} --data {data} --tile 33 --out {tmp}/p", "tile must be a multiple of 4, the network's stride"),
+        ("predict {run} --data {data} --overlap 8 --out {tmp}/p", "overlap must come with a tile, got 8"),
+        ("export {empty}", "RUN must be a folder with dataset.json"),
+        ("export {run} --format tensorrt", "--format must be one of onnx, torch-export, got 'tensorrt'"),
+        ("export {run} --out {tmp}/model.pt", "--out must end in .onnx for --format onnx, got model.pt"),
         ("predict {empty} {file}", "RUN must be a folder with dataset.json"),
         ("info {empty}", "empty must hold config.json, got no such file"),
         ("demo --out {file}/r", "file/r must be readable or writable, got Not a directory"),

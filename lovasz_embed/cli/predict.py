@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, say, tracked
+from lovasz_embed.cli._kept import Kept, command_of, going_on
 from lovasz_embed.cli._run import load_run, open_split
 from lovasz_embed.formats import (
     DataError,
@@ -23,6 +25,8 @@ from lovasz_embed.formats import (
     write_coco_panoptic,
     write_instance_map,
 )
+from lovasz_embed.model import PanopticEmbedder
+from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.visualise import Palette, overlay, save_png
 
 PREDICTIONS = "predictions.json"
@@ -38,6 +42,11 @@ def predict(
         "predictions"
     ),
     overlays: Annotated[bool, typer.Option(help="Also write every picture with its segments painted over.")] = False,
+    tile: Annotated[int | None, typer.Option(help="Segment tile by tile: side of a tile, pixels.")] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels around a tile that the network sees as well; enough if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from what an interrupted command kept.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
 ) -> None:
@@ -52,10 +61,27 @@ def predict(
         if folder is not None:
             _refuse_foreign_folder(folder, target)
 
-    # The COCO files come first, whole or not at all: a broken picture leaves nothing. The rest is read off them.
-    results = training.predict(model, (dataset.image(index) for index in range(len(dataset))))
-    results = tracked(results, len(dataset), "predicting")
-    write_coco_panoptic(target, results, images=dataset.images, categories=record.categories)
+    def compute(indices: list[int]) -> Iterator[PanopticResult]:
+        return training.predict(model, (dataset.image(index) for index in indices), tile=tile, overlap=overlap)
+
+    _say_what_is_near(model, tile, overlap)
+    kept = Kept(target, command_of(run, tile=tile, overlap=overlap), resume)
+    taken_up = sum(map(kept.has, dataset.names))
+    if taken_up:
+        say(f"{taken_up} of {len(dataset)} pictures are there already")
+    # The COCO files come first, whole or not at all. The rest is read off them.
+    try:
+        results = tracked(going_on(dataset.names, kept, compute), len(dataset), "predicting")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "overlap must be at least")  # was said above, once
+            write_coco_panoptic(target, results, images=dataset.images, categories=record.categories)
+    except BaseException as stop:
+        if not len(kept):
+            kept.remove()
+        elif isinstance(stop, KeyboardInterrupt):
+            say(f"interrupted; the same command with --resume goes on from the {len(kept)} pictures that are done")
+        raise
+    kept.remove()
     written = read_coco_panoptic(target)
     say(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
     if maps is not None:
@@ -73,7 +99,15 @@ def predict(
         _write_folder(painted, dataset, write_overlay)
     if json:
         seconds = round(time.perf_counter() - start, 3)
-        print_json({"predictions": str(target), "pictures": len(dataset), "seconds": seconds})
+        numbers = {"pictures": len(dataset), "resumed": taken_up, "seconds": seconds}
+        print_json({"predictions": str(target), **numbers})
+
+
+def _say_what_is_near(model: PanopticEmbedder, tile: int | None, overlap: int | None) -> None:
+    """Tell of an overlap with which the result is not that of the whole picture."""
+    if tile is not None and overlap is not None and model.context is not None and overlap < model.context:
+        say(f"--overlap {overlap} is less than the {model.context} pixels that this network looks around itself:")
+        say("segments near the edges of tiles may differ from those of the whole picture")
 
 
 def _open(

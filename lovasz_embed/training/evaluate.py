@@ -14,18 +14,27 @@ from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.quality import PanopticQuality, QualityResult
 
 
-def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Iterator[PanopticResult]:
+def predict(
+    model: PanopticEmbedder,
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> Iterator[PanopticResult]:
     """Segment pictures (H, W, 3) of bytes one by one, each at its own size.
 
     Args:
         model: Put into evaluation mode.
         images: Read one at a time, so that a large folder need not fit into memory.
+        tile: Side of the tiles in which each picture is segmented, pixels; None segments it as a whole.
+        overlap: Pixels around a tile that the network sees as well; see `PanopticEmbedder.segment_tiles`.
 
     Yields:
         A result of one picture, on the CPU.
 
     Raises:
-        ValueError: If the model has no class means yet.
+        ValueError: If the model has no class means yet, there is an overlap without a tile, or one of them does not
+            fit the model.
 
     Example:
         >>> import torch
@@ -36,9 +45,14 @@ def predict(model: PanopticEmbedder, images: Iterable[NDArray[np.uint8]]) -> Ite
         >>> tuple(result.segmentation.shape)
         (1, 20, 30)
     """
+    if tile is None and overlap is not None:
+        raise ValueError(_check.message("overlap", "come with a tile", overlap))
     model.eval()
     device = next(model.parameters()).device
     for image in images:
+        if tile is not None:
+            yield model.segment_tiles(image, tile=tile, overlap=overlap)
+            continue
         result = model.segment(prepare(image)[None].to(device))
         yield PanopticResult(result.segmentation.cpu(), result.segments)
 
