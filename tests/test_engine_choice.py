@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import runpy
 import sys
@@ -47,15 +48,23 @@ def test_an_engine_that_was_named_is_taken(impl: str) -> None:
     assert engines.engine_for(impl, torch.device("cuda")) == impl
 
 
-@pytest.mark.parametrize("present", [True, False])
-def test_triton_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, present: bool) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if present and name == "triton" else None)
+@pytest.mark.parametrize(
+    ("version", "found"), [("3.6.0", True), ("4.0.0+git1", True), ("3.10.1", True), ("3.5.1", False), (None, False)]
+)
+def test_triton_is_looked_for_without_importing_it(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, found: bool
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if version and name == "triton" else None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     monkeypatch.delitem(sys.modules, "triton", raising=False)
-    assert runpy.run_path(engines.__file__)["has_triton"]() is present
+    assert runpy.run_path(engines.__file__)["has_triton"]() is found
     assert "triton" not in sys.modules
 
 
-NO_TRITON = "impl must be 'auto' or 'reference' where Triton is missing, got triton. Install it with pip install triton"
+NO_TRITON = (
+    "impl must be 'auto' or 'reference' where Triton 3.6 or newer is missing, got triton. "
+    "Install it with pip install triton"
+)
 
 
 @pytest.mark.parametrize(

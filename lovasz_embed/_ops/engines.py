@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 
@@ -11,7 +12,21 @@ from lovasz_embed import _check
 
 IMPLEMENTATIONS = ("auto", "reference", "numba", "triton")
 
-_FOUND = importlib.util.find_spec("triton") is not None  # a constant: torch.compile warns of functions with a cache
+_TRITON = (3, 6)  # the version that the kernels were run with; others may read them otherwise
+
+
+def _triton_is_installed() -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # a build of another name, as beside nightly builds of torch
+        return False
+    major, minor, *_ = version.split(".")
+    return (int(major), int(minor)) >= _TRITON
+
+
+_FOUND = _triton_is_installed()  # a constant: torch.compile warns of functions with a cache
 
 
 def check_engine(impl: str, device: torch.device, argument: str) -> None:
@@ -21,8 +36,9 @@ def check_engine(impl: str, device: torch.device, argument: str) -> None:
         raise ValueError(_check.message(argument, "be on the CPU for impl='numba'", device, "Use impl='auto'."))
     if impl == "triton":
         if not has_triton():
+            rule = f"be 'auto' or 'reference' where Triton {_TRITON[0]}.{_TRITON[1]} or newer is missing"
             remedy = "Install it with pip install triton, or use impl='auto'."
-            raise ValueError(_check.message("impl", "be 'auto' or 'reference' where Triton is missing", impl, remedy))
+            raise ValueError(_check.message("impl", rule, impl, remedy))
         if device.type != ("cpu" if interpreting() else "cuda"):
             rule = f"be on {'the CPU' if interpreting() else 'a CUDA device'} for impl='triton'"
             remedy = "TRITON_INTERPRET=1 is set." if interpreting() else "Use impl='auto'."
@@ -39,7 +55,7 @@ def engine_for(impl: str, device: torch.device) -> str:
 
 
 def has_triton() -> bool:
-    """Return whether Triton can be imported; it is not imported for that."""
+    """Return whether a Triton that is new enough is installed; it is not imported for that."""
     return _FOUND
 
 
