@@ -173,7 +173,7 @@ def assert_equal_but_for_ties(tiled: PanopticResult, whole: PanopticResult) -> N
     if tiled != whole:
         differing = int((tiled.semantic() != whole.semantic()).sum())
         assert differing <= whole.segmentation.numel() // 1000
-        quality = panoptic_quality(tiled, whole, num_classes=3, things={1, 2})
+        quality = panoptic_quality(tiled, whole, num_classes=6, things={1, 2})  # no more than six in any test
         assert quality.pq > 0.99
 
 
@@ -237,7 +237,7 @@ def test_a_trained_network_segments_joined_tiles_nearly_as_the_whole() -> None:
     """A network's embedding keeps no margin everywhere: what is equal then is stated by numbers."""
     torch.manual_seed(0)
     model = PanopticEmbedder(ModelConfig(classes=CLASSES, things=tuple(sorted(THINGS)), widths=(12, 16, 24, 32)))
-    fit(model, ScenePictures(64, seed=0), TrainConfig(steps=250, batch=4, crop=96, learning_rate=4e-3))
+    fit(model, ScenePictures(16, seed=0), TrainConfig(steps=200, batch=4, crop=64, learning_rate=4e-3))
     model.eval()
     scores = []
     for seed in range(3):
