@@ -95,6 +95,16 @@ def export_model(
     Note:
         Categories are those of `nearest_class_mean` in float32; a pixel as near to two means but for rounding may get
         the other one.
+
+    Example:
+        >>> from lovasz_embed.model import ModelConfig
+        >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4,)))
+        >>> _ = model.ncm.update(torch.rand(1, 8, 4, 4), torch.arange(16).view(1, 4, 4) % 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export_model(model, f"{folder}/model.pt2", format="torch-export")
+        ...     exported = ExportedModel(f"{folder}/model.pt2")
+        >>> exported.segment(np.zeros((20, 30, 3), np.uint8)).segmentation.shape
+        torch.Size([1, 20, 30])
     """
     _check.one_of("format", format, EXPORTS)
     settings = settings_of(model)
@@ -124,6 +134,13 @@ def settings_of(model: PanopticEmbedder) -> dict[str, Any]:
 
     Raises:
         ValueError: If no class mean is known yet.
+
+    Example:
+        >>> from lovasz_embed.model import ModelConfig
+        >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(4,)))
+        >>> _ = model.ncm.update(torch.rand(1, 8, 4, 4), torch.arange(16).view(1, 4, 4) % 2)
+        >>> settings_of(model)["classes"], settings_of(model)["preparation"]["percentiles"]
+        (['floor', 'cup'], (1.0, 99.8))
     """
     if not bool(model.ncm.counts.any()):
         raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))

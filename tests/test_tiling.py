@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lovasz_embed import panoptic_quality, segment, segment_tiles
+from lovasz_embed._ops.tile_join import Instances, join
 from lovasz_embed.cli.demo import ScenePictures
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.model.preparing import Stretch
@@ -98,6 +99,27 @@ def test_a_thing_in_four_tiles_is_one_and_one_in_two_places_too() -> None:
     assert [(s.category, s.area) for s in result.segments[0]] == [(0, 400 - 36 - 5), (1, 5), (1, 36)]
     numbers = [result.segmentation[0, *place].unique().tolist() for place in (corner, left, right)]
     assert numbers == [[3], [2], [2]]
+
+
+def test_segments_are_numbered_over_strips_of_rows_as_over_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lovasz_embed.panoptic.tiles._ROWS", 100)  # two rows at once, and not twenty
+    embedding = painted(np.random.default_rng(1), (40, 50), instances=12, spread=0.49)
+    options = {**SETTINGS, "min_thing_area": 10}
+    tiled = segment_tiles(slicing(embedding), (40, 50), MEANS, **options, tile=16, overlap=0, at_once=0)
+    assert_equal(tiled, segment(embedding, MEANS, **options))
+
+
+def test_two_pieces_of_one_tile_stay_two_however_near() -> None:
+    here = Instances(np.array([[0.0], [0.6]]), np.zeros(2, np.int64), np.array([90, 50]))
+    there = Instances(np.array([[0.5], [0.1]]), np.zeros(2, np.int64), np.array([10, 10]))
+    joined = join([here, there], 1.0, 1)
+    assert joined.sizes.tolist() == [100, 60]
+    np.testing.assert_allclose(joined.means[:, 0], [0.01, 35 / 60], rtol=1e-12)  # float64
+
+
+def test_pieces_of_two_classes_stay_two() -> None:
+    tiles = [Instances(np.zeros((1, 2)), np.array([c]), np.array([5])) for c in (0, 1)]
+    assert join(tiles, 1.0, 2).classes.tolist() == [0, 1]
 
 
 def test_areas_count_over_all_tiles() -> None:

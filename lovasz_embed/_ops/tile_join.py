@@ -59,10 +59,10 @@ def _join_class(pieces: Instances, tile: NDArray[np.intp], radius: float) -> Ins
         if owner[piece] >= 0:
             continue
         near = np.array(tree.query_ball_point(pieces.means[piece], radius))
-        near = near[(owner[near] < 0) & (tile[near] != tile[piece])]
+        near = near[owner[near] < 0]
         distance = ((pieces.means[near] - pieces.means[piece]) ** 2).sum(1)
         near = near[np.argsort(distance, kind="stable")]
-        near = near[np.unique(tile[near], return_index=True)[1]]  # the nearest of each tile
+        near = near[np.unique(tile[near], return_index=True)[1]]  # the nearest of each tile; of its own, itself
         owner[near] = owner[piece] = len(largest)
         largest.append(piece)
     sizes = np.bincount(owner, pieces.sizes, len(largest)).astype(np.int64)
