@@ -206,6 +206,7 @@ def test_backward_scales_and_may_be_run_again(method: str, name: str) -> None:
     torch.testing.assert_close(leaf.grad, gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", LONG)
 def test_two_runs_give_the_same_bits(name: str, method: str) -> None:
@@ -334,6 +335,7 @@ def test_a_step_is_captured_into_a_graph(name: str, method: str) -> None:
 # --- Compilers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("name", "dynamic"), [("hinge", False), ("hinge", True), ("softmax", False), ("softmax, some classes", True)]
@@ -357,6 +359,7 @@ def test_compiles_as_one_graph(name: str, dynamic: bool, method: str) -> None:
         torch.testing.assert_close(torch.autograd.grad(3 * got, other), torch.autograd.grad(3 * expected, one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "per_image", "bins", "wanted", "pixels", "dtype"),
     [

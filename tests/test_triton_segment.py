@@ -35,7 +35,10 @@ from lovasz_embed.clustering._device import cluster_on_device
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # NumPy, behind the interpreter, warns of what overflows in lanes that are then left out.
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+pytestmark = [
+    pytest.mark.slow,  # Triton interprets
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+]
 
 
 @pytest.fixture(autouse=True, scope="module")

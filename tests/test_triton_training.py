@@ -31,6 +31,8 @@ CUDA = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA GPU")
 # Few bins where kernels are interpreted: the walk over a mask's cells takes most of the time.
 COUNTED = {"impl": "triton", "method": "binned", "bins": 512 if ON_GPU else 8}
 
+pytestmark = pytest.mark.slow  # Triton interprets
+
 Loss = Callable[..., Tensor]
 
 

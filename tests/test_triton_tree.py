@@ -170,6 +170,7 @@ def test_more_nodes_at_once_than_a_word_has_flags_equal_the_reference(monkeypatc
     assert_same(run(own, "triton"), run(own, "reference"), TIGHT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["siblings", "bandwidth"])
 def test_equals_the_reference_in_less_than_float64(name: str, dtype: torch.dtype) -> None:
@@ -180,6 +181,7 @@ def test_equals_the_reference_in_less_than_float64(name: str, dtype: torch.dtype
     assert_same(got, expected, rounding[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["siblings", "bandwidth"])
 def test_two_runs_are_the_same_bit_for_bit(name: str) -> None:
     one, other = run(CASES[name], "triton", torch.float32), run(CASES[name], "triton", torch.float32)
@@ -356,6 +358,7 @@ def flat(levels: list[Level]) -> list[Any]:
 # --- Operators, compilers, waiting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gaussian", "wanted"), [(True, True), (False, False)])
 def test_the_tree_is_a_proper_operator(gaussian: bool, wanted: bool) -> None:
     embedding = EMBEDDING.to(DEVICE).flatten(2)[..., :10].clone().requires_grad_(wanted)
@@ -373,6 +376,7 @@ def test_the_numbering_is_a_proper_operator() -> None:
     torch.library.opcheck(gpu_nodes.named_nodes, (MAP.to(DEVICE).flatten(1), True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(dynamic: bool) -> None:
     torch.compiler.reset()
