@@ -671,8 +671,8 @@ def test_a_wrong_embedding_fails_clearly() -> None:
     mask = torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(TypeError, match=r"embedding must be a floating point tensor, got torch\.int64"):
         cluster_embeddings(torch.zeros(1, 2, 3, dtype=torch.long), mask, radius=1.0)
-    with pytest.raises(TypeError, match=r"embedding must be a torch\.Tensor, got ndarray"):
-        cluster_embeddings(np.zeros((1, 2, 3)), mask, radius=1.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"embedding must be a torch\.Tensor, got list"):
+        cluster_embeddings([[[0.0] * 3] * 2], mask, radius=1.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"embedding must have shape \(B, D, \*spatial\) with D >= 1, got \(2, 3\)"):
         cluster_embeddings(torch.zeros(2, 3), mask, radius=1.0)
 

@@ -542,12 +542,12 @@ LOGITS, TARGET = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.int64)
         (
             lambda: lovasz_hinge(LOGITS[:, 0], TARGET, impl="cuda"),
             ValueError,
-            r"impl must be one of 'auto', 'reference', 'numba', got 'cuda'",
+            r"impl must be one of 'auto', 'reference', 'numba', 'triton', got 'cuda'",
         ),
         (
             lambda: lovasz_softmax(LOGITS, TARGET, method="bins"),
             ValueError,
-            r"method must be one of 'sort', 'binned', got 'bins'",
+            r"method must be one of 'auto', 'sort', 'binned', got 'bins'",
         ),
         (
             lambda: lovasz_softmax(LOGITS, TARGET, ignore_index=1.0),  # type: ignore[arg-type]
