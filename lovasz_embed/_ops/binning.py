@@ -32,12 +32,20 @@ _RUN = 1 << 19  # entries; runs are cut the same for any number of threads, so t
 
 
 def cells(bins: int) -> int:
-    """Return the number of cells of a row: two per bin, and two for what has no positive error."""
+    """Return the number of cells of a row: two per bin, and two for what has no positive error.
+
+    >>> cells(8)
+    1026
+    """
     return 2 * (kernels.OCTAVES * bins + 1)
 
 
 def shift_of(bins: int) -> int:
-    """Return how many bits of a float32 lie below its bin."""
+    """Return how many bits of a float32 lie below its bin.
+
+    >>> shift_of(1 << 16), shift_of(8)
+    (7, 20)
+    """
     return 24 - bins.bit_length()
 
 

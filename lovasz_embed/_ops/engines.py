@@ -46,7 +46,11 @@ def check_engine(impl: str, device: torch.device, argument: str) -> None:
 
 
 def engine_for(impl: str, device: torch.device) -> str:
-    """Return the engine that "auto" stands for on a device; another name as it is."""
+    """Return the engine that "auto" stands for on a device; another name as it is.
+
+    >>> engine_for("auto", torch.device("cpu")), engine_for("auto", torch.device("mps"))
+    ('numba', 'reference')
+    """
     if impl != "auto":
         return impl
     if device.type == "cpu":

@@ -25,6 +25,9 @@ def bins_of(method: str, bins: int | None, engine: str) -> int:
     """Return the bins per doubling of the error, 0 for the exact method.
 
     "auto" sorts where that is done well, and counts on a CUDA device, where a sort per node costs the most.
+
+    >>> bins_of("auto", None, "numba"), bins_of("auto", None, "triton"), bins_of("binned", 64, "numba")
+    (0, 512, 64)
     """
     counted = method == "binned" or (method == "auto" and engine == "triton")
     return (bins or DEFAULT_BINS) if counted else 0

@@ -68,7 +68,7 @@ def tree_hinge(
         kernel: "margin" or "gaussian".
         siblings: Only pixels of the same parent are negatives.
         cut: Negatives with an error up to this are left out (gaussian).
-        impl: "auto", "reference", "numba" or "triton" (with bins only).
+        impl: "auto", "reference", "numba" or "triton", which counts only (bins > 0).
         bins: Bins per doubling of the error; 0 is the exact method.
     """
     impl = engine_for(impl, embedding.device)

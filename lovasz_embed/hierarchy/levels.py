@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lovasz_embed import _check
+from lovasz_embed._ops.host_numbers import among
 from lovasz_embed._ops.nodes import IGNORED, NO_NODE
-from lovasz_embed._ops.runs import among
 
 MARGIN_RATIO = math.sqrt(0.8)
 """Default margin over radius: the outer radius is then three times the inner one (m² = 0.8 r²)."""

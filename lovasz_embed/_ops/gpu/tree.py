@@ -21,7 +21,7 @@ from torch import Tensor
 from lovasz_embed._ops.binning import cells, shift_of
 from lovasz_embed._ops.gpu import tree_kernels as kernels
 from lovasz_embed._ops.gpu.nodes import DeviceNodes, number_nodes, parents_of
-from lovasz_embed._ops.runs import on_device
+from lovasz_embed._ops.host_numbers import on_device
 
 NODES_AT_ONCE = 128  # rows of the tables, a multiple of 32, at 512 bins
 
