@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader
 from lovasz_embed.synthetic import (
     CLASSES,
     COLOURS,
+    EXTENDED_CLASSES,
+    EXTENDED_COLOURS,
+    EXTENDED_THINGS,
     THINGS,
     VOID,
     Scene,
@@ -224,6 +227,54 @@ def test_the_camera_moves(clips: list[list[Scene]]) -> None:
     # Houses do not move by themselves.
     house = CLASSES.index("building")
     assert all(((clip[0].semantic == house) != (clip[12].semantic == house)).any() for clip in clips)
+
+
+@pytest.fixture(scope="module")
+def towns() -> list[Scene]:
+    """Scenes of the extended street as the contest uses them."""
+    return list(StreetScenes(30, seed=3, size=(256, 256), max_things=44, extended=True))
+
+
+def test_the_bits_of_an_extended_street_are_the_same_on_every_machine() -> None:
+    assert digest([street_scene(7, size=(64, 64), extended=True)]) == "c5ae31b74ce3553d"
+    assert digest(street_clip(7, frames=3, size=(64, 128), extended=True)) == "987ae575e0a9017c"
+
+
+def test_an_extended_street_has_eight_categories_and_all_occur(towns: list[Scene]) -> None:
+    found = torch.stack([scene.semantic for scene in towns]).unique().tolist()
+    assert found == [*range(8), VOID]
+    assert len(EXTENDED_CLASSES) == len(set(EXTENDED_COLOURS)) == 8
+    assert EXTENDED_CLASSES[: len(CLASSES)] == CLASSES
+    assert {*THINGS, EXTENDED_CLASSES.index("truck")} == EXTENDED_THINGS
+
+
+def test_the_labels_of_an_extended_street_do_not_contradict_each_other(towns: list[Scene]) -> None:
+    things = torch.tensor(sorted(EXTENDED_THINGS))
+    for scene in towns:
+        assert torch.equal(scene.instance > 0, torch.isin(scene.semantic, things) & ~scene.crowd)
+        for number in instances(scene):
+            assert len(scene.semantic[scene.instance == number].unique()) == 1
+
+
+def test_an_extended_street_is_crowded(towns: list[Scene]) -> None:
+    counts = [len(instances(scene)) for scene in towns]
+    assert max(counts) > 20
+    assert sum(counts) / len(counts) > 12
+    assert rate([touches(scene, same_class=True) for scene in towns]) > 0.9
+    assert rate([is_split(scene) for scene in towns]) > 0.9
+
+
+def test_an_extended_clip_moves_on_like_a_plain_one() -> None:
+    clip = street_clip(3, frames=3, size=(96, 96), max_things=30, extended=True)
+    before, after = (set(instances(frame)) for frame in clip[:2])
+    assert len(before & after) > 4
+    assert digest(clip[:2]) == digest(street_clip(3, frames=2, size=(96, 96), max_things=30, extended=True))
+
+
+def test_an_extended_data_set_says_so() -> None:
+    scenes = StreetScenes(3, seed=1, size=(64, 64), extended=True)
+    assert repr(scenes) == "StreetScenes(3, seed=1, size=(64, 64), max_things=12, extended=True)"
+    assert digest([scenes[1]]) == digest([street_scene((1, 1), size=(64, 64), extended=True)])
 
 
 def test_a_representation_shows_how_to_make_the_data_set() -> None:

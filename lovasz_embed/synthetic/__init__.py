@@ -22,9 +22,21 @@ from torch.utils.data import Dataset
 
 from lovasz_embed import _check
 from lovasz_embed.synthetic._painter import Painting, paint
-from lovasz_embed.synthetic._world import CAR, PERSON, SIGN, VOID, World
+from lovasz_embed.synthetic._world import CAR, EXTENDED, PERSON, PLAIN, SIGN, TRUCK, VOID, World
 
-__all__ = ["CLASSES", "COLOURS", "THINGS", "VOID", "Scene", "StreetScenes", "street_clip", "street_scene"]
+__all__ = [
+    "CLASSES",
+    "COLOURS",
+    "EXTENDED_CLASSES",
+    "EXTENDED_COLOURS",
+    "EXTENDED_THINGS",
+    "THINGS",
+    "VOID",
+    "Scene",
+    "StreetScenes",
+    "street_clip",
+    "street_scene",
+]
 
 CLASSES: tuple[str, ...] = ("sky", "building", "road", "car", "person", "sign")
 """Names of the categories 0..5; the first three are stuff."""
@@ -41,6 +53,15 @@ COLOURS: tuple[tuple[int, int, int], ...] = (
     (236, 184, 40),
 )
 """One RGB colour per category, for legends and overlays."""
+
+EXTENDED_CLASSES: tuple[str, ...] = (*CLASSES, "pavement", "truck")
+"""Names of the categories 0..7 of an extended street; the first six are those of the plain one."""
+
+EXTENDED_THINGS: frozenset[int] = THINGS | {TRUCK}
+"""The categories of an extended street whose pixels belong to instances."""
+
+EXTENDED_COLOURS: tuple[tuple[int, int, int], ...] = (*COLOURS, (158, 150, 166), (24, 140, 118))
+"""One RGB colour per category of an extended street."""
 
 
 class Scene(NamedTuple):
@@ -67,6 +88,7 @@ class StreetScenes(Dataset[Scene]):
         seed: 0 or above; two seeds have no scene in common.
         size: Height and width in pixels, at least 32 each.
         max_things: The most things in a scene.
+        extended: As in `street_scene`.
 
     Raises:
         ValueError: A number is too small.
@@ -77,24 +99,41 @@ class StreetScenes(Dataset[Scene]):
     (1000, (3, 64, 96))
     """
 
-    def __init__(self, length: int, *, seed: int = 0, size: tuple[int, int] = (96, 96), max_things: int = 12) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        size: tuple[int, int] = (96, 96),
+        max_things: int = 12,
+        extended: bool = False,
+    ) -> None:
         _at_least("length", length, 0)
         _check_options(seed, size, max_things, 1)
         self.length, self.seed, self.size, self.max_things = length, seed, size, max_things
+        self.extended = extended
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Scene:
         number = range(self.length)[index]
-        return street_scene((self.seed, number), size=self.size, max_things=self.max_things)
+        return street_scene((self.seed, number), size=self.size, max_things=self.max_things, extended=self.extended)
 
     def __repr__(self) -> str:
-        return f"StreetScenes({self.length}, seed={self.seed}, size={self.size}, max_things={self.max_things})"
+        extended = ", extended=True" if self.extended else ""
+        return (
+            f"StreetScenes({self.length}, seed={self.seed}, size={self.size}, max_things={self.max_things}{extended})"
+        )
 
 
 def street_scene(
-    seed: int | Sequence[int], *, size: tuple[int, int] = (96, 96), max_things: int = 12, min_area: int = 24
+    seed: int | Sequence[int],
+    *,
+    size: tuple[int, int] = (96, 96),
+    max_things: int = 12,
+    min_area: int = 24,
+    extended: bool = False,
 ) -> Scene:
     """Return a street with things that touch and hide each other.
 
@@ -104,6 +143,8 @@ def street_scene(
         max_things: The most things in the picture.
         min_area: A thing shows at least this many pixels, and a fifth of its outline inside the picture; one
             of which less is seen is left out.
+        extended: Whether there are pavements and trucks as well, the eight categories `EXTENDED_CLASSES`, and
+            things twice as far away. Suits pictures of 192 pixels and more with up to 30 things.
 
     Returns:
         The scene. Its instances are numbered 1..K from far to near.
@@ -122,7 +163,7 @@ def street_scene(
     ['sky', 'building', 'road', 'car', 'person', 'sign']
     """
     _check_options(seed, size, max_things, min_area)
-    world = World(_generator(seed), size[1] / size[0], max_things)
+    world = World(_generator(seed), size[1] / size[0], max_things, EXTENDED if extended else PLAIN)
     return _scene(paint(world, size, min_area, renumber=True))
 
 
@@ -133,6 +174,7 @@ def street_clip(
     size: tuple[int, int] = (96, 96),
     max_things: int = 12,
     min_area: int = 24,
+    extended: bool = False,
 ) -> list[Scene]:
     """Return a film of a street: things move, the camera drives and looks around, ids stay with their things.
 
@@ -142,6 +184,7 @@ def street_clip(
         size: Height and width in pixels, at least 32 each.
         max_things: The most things in a picture.
         min_area: As in `street_scene`, in every frame.
+        extended: As in `street_scene`.
 
     Returns:
         One scene per frame. An id names one thing in all frames and no other one. Things enter in the
@@ -157,7 +200,7 @@ def street_clip(
     """
     _check_options(seed, size, max_things, min_area)
     _at_least("frames", frames, 1)
-    world = World(_generator(seed), size[1] / size[0], max_things)
+    world = World(_generator(seed), size[1] / size[0], max_things, EXTENDED if extended else PLAIN)
     clip = [_scene(paint(world, size, min_area, renumber=False))]
     while len(clip) < frames:
         world.step()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lovasz_embed.synthetic._silhouettes import Floats, Parts
-from lovasz_embed.synthetic._world import BUILDING, ROAD, SKY, VOID, Thing, World
+from lovasz_embed.synthetic._world import BUILDING, PAVEMENT, ROAD, SKY, VOID, Thing, World
 
 _VISIBLE_SHARE = 0.2
 _NOISE = 0.06
@@ -107,11 +107,13 @@ def _backdrop(world: World, size: tuple[int, int]) -> tuple[NDArray[np.float32],
 
     scale = np.maximum((y[edge:] - world.horizon) / (1 - world.horizon), 1e-3)  # of what stands in this row
     aside = np.abs(x / (scale * (1 - world.horizon)))
-    grey = world.asphalt * (0.85 + 0.3 * scale) + np.where(aside > 2.6, 0.14, 0.0)
+    grey = world.asphalt * (0.85 + 0.3 * scale) + np.where(aside > world.street.kerb, 0.14, 0.0)
     dash = ((1 / scale + world.travelled) * 1.6) % 1 < 0.55
     grey = np.where((np.abs(aside - world.lane) < 0.035) & dash, 0.86, grey)
     image[edge:] = grey[..., None]
     semantic[edge:] = ROAD
+    if world.street.pavement:
+        semantic[edge:][aside > world.street.kerb] = PAVEMENT
     return image, semantic
 
 

@@ -47,6 +47,32 @@ def car_rear(u: Floats, v: Floats) -> Parts:
     return parts
 
 
+def truck_side(u: Floats, v: Floats) -> Parts:
+    """Parts: 1 to 6 as `car_side`, of the cab; 7 cargo box, 8 its ribs; drives right. Box 2.3 : 1."""
+    parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
+    parts[(v < 0.74) & (u < 0.70)] = 7
+    parts[(v > 0.06) & (v < 0.68) & (u < 0.68) & ((u * 9) % 1 < 0.16)] = 8
+    parts[(v > 0.72) & (v < 0.86) & (u > 0.02) & (u < 0.97)] = 6
+    parts[(v > 0.22) & (v < 0.86) & (u > 0.73) & (u < 0.90 + 0.12 * v)] = 1
+    parts[(v > 0.28) & (v < 0.50) & (u > 0.80) & (u < 0.88 + 0.12 * v)] = 2
+    parts[(v > 0.64) & (v < 0.74) & (parts == 1) & (u > 0.95)] = 4
+    parts[(v > 0.72) & (v < 0.80) & (u < 0.04)] = 5
+    for middle in (0.14, 0.30, 0.82):
+        parts[_square((u - middle) * 2.3) + _square(v - 0.86) < 0.14 * 0.14] = 3
+    return parts
+
+
+def truck_rear(u: Floats, v: Floats) -> Parts:
+    """Parts as `truck_side`, seen from behind. Box 0.85 : 1."""
+    parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
+    parts[(v > 0.8) & (np.abs(np.abs(u - 0.5) - 0.34) < 0.12)] = 3
+    parts[(v < 0.78) & (np.abs(u - 0.5) < 0.49)] = 7
+    parts[(v > 0.05) & (v < 0.72) & (np.abs(u - 0.5) < 0.02)] = 8
+    parts[(v > 0.76) & (v < 0.90) & (np.abs(u - 0.5) < 0.46)] = 6
+    parts[(v > 0.78) & (v < 0.86) & (parts == 6) & (np.abs(u - 0.5) > 0.34)] = 5
+    return parts
+
+
 def person(u: Floats, v: Floats, stride: float) -> Parts:
     """Parts: 1 skin, 2 hair, 3 shirt, 4 trousers; `stride` in -1..1 spreads the legs. Box 0.42 : 1."""
     parts = np.zeros((v.shape[0], u.shape[1]), dtype=np.uint8)
@@ -105,6 +131,12 @@ def heap(u: Floats, v: Floats, bumps: int) -> Parts:
 def car_colours(paint: Colours) -> Colours:
     """Return the row of colours of a car's parts."""
     return _rows(paint, (0.24, 0.31, 0.38), (0.07, 0.07, 0.08), (0.98, 0.94, 0.72), (0.86, 0.12, 0.10), paint * 0.72)
+
+
+def truck_colours(paint: Colours) -> Colours:
+    """Return the row of colours of a truck's parts: the box pale, the cab in the paint."""
+    pale = 0.45 * paint + 0.5
+    return np.concatenate([car_colours(paint), _rows(pale, pale * 0.86)[1:]])
 
 
 def person_colours(rng: np.random.Generator, shirt: Colours) -> Colours:

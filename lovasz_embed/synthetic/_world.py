@@ -9,14 +9,57 @@ from numpy.typing import NDArray
 
 from lovasz_embed.synthetic import _silhouettes as outlines
 
-SKY, BUILDING, ROAD, CAR, PERSON, SIGN = range(6)
+SKY, BUILDING, ROAD, CAR, PERSON, SIGN, PAVEMENT, TRUCK = range(8)
 VOID = 255
 
-_FAR, _NEAR = 0.3, 0.85  # scales of the farthest and the nearest new thing; the picture's bottom edge has 1
 _HOUSES = 24
-_MIX = (CAR, CAR, PERSON, PERSON, SIGN)
-_HEIGHTS = {CAR: 0.58, PERSON: 0.74, SIGN: 0.95, VOID: 0.5}  # in eye heights
-_PACES = {CAR: (0.02, 0.07), PERSON: (0.005, 0.025), SIGN: (0.0, 0.0), VOID: (0.0, 0.0)}  # per frame
+
+
+@dataclass(frozen=True)
+class Street:
+    """What kinds of things a street has. Lengths are in eye heights, see `Thing`.
+
+    Attributes:
+        mix: Categories of new things, each as likely as it occurs here.
+        heights: Mean height of each category.
+        paces: Slowest and fastest pace of each category, per frame.
+        far: Scale of the farthest new thing; the bottom edge of the picture has 1.
+        near: Scale of the nearest new thing.
+        spread: How far aside things may be, in half widths of what the camera sees.
+        kerb: Distance from the middle of the street at which the lighter ground begins.
+        pavement: Whether that lighter ground is a category of its own.
+    """
+
+    mix: tuple[int, ...]
+    heights: dict[int, float]
+    paces: dict[int, tuple[float, float]]
+    far: float
+    near: float
+    spread: float
+    kerb: float
+    pavement: bool
+
+
+PLAIN = Street(
+    mix=(CAR, CAR, PERSON, PERSON, SIGN),
+    heights={CAR: 0.58, PERSON: 0.74, SIGN: 0.95, VOID: 0.5},
+    paces={CAR: (0.02, 0.07), PERSON: (0.005, 0.025), SIGN: (0.0, 0.0), VOID: (0.0, 0.0)},
+    far=0.3,
+    near=0.85,
+    spread=1.5,
+    kerb=2.6,
+    pavement=False,
+)
+EXTENDED = Street(
+    mix=(CAR, CAR, CAR, PERSON, PERSON, PERSON, SIGN, TRUCK),
+    heights={**PLAIN.heights, TRUCK: 0.84},
+    paces={**PLAIN.paces, TRUCK: (0.02, 0.05)},
+    far=0.13,
+    near=0.75,
+    spread=1.1,
+    kerb=1.3,
+    pavement=True,
+)
 
 _PAINTS = np.array(
     [
@@ -73,6 +116,8 @@ class Thing:
         """Width over height."""
         if self.category == CAR:
             return 1.15 if self.kind % 2 else 2.1
+        if self.category == TRUCK:
+            return 0.85 if self.kind % 2 else 2.3
         return {PERSON: 0.42 * (self.members + 1) / 2, SIGN: 0.52}.get(self.category, 1.6)
 
     @property
@@ -84,6 +129,8 @@ class Thing:
         """Return the map of the thing's parts at the coordinates of its box."""
         if self.category == CAR:
             return outlines.car_rear(u, v) if self.kind % 2 else outlines.car_side(u, v)
+        if self.category == TRUCK:
+            return outlines.truck_rear(u, v) if self.kind % 2 else outlines.truck_side(u, v)
         if self.category == SIGN:
             return outlines.sign(u, v, self.kind)
         if self.category == VOID:
@@ -98,14 +145,15 @@ class World:
         things: All that stands on the road, in view or not.
         horizon: Share of the picture's height that lies above the road.
         houses: (N, 2): right edge and height of each house, as shares of the picture's height.
+        street: The kinds of things on it.
         hood, frame: What hides the rim of the picture, as shares of its height; 0 = nothing.
     """
 
-    def __init__(self, rng: np.random.Generator, aspect: float, max_things: int) -> None:
-        self.rng, self.aspect = rng, aspect
+    def __init__(self, rng: np.random.Generator, aspect: float, max_things: int, street: Street = PLAIN) -> None:
+        self.rng, self.aspect, self.street = rng, aspect, street
         self.things: list[Thing] = []
         self.horizon = self._pick(0.30, 0.44)
-        self.liveries = {category: _PAINTS[rng.integers(len(_PAINTS), size=2)] for category in _HEIGHTS}
+        self.liveries = {category: _PAINTS[rng.integers(len(_PAINTS), size=2)] for category in street.heights}
         self.houses = np.stack([self._picks(0.12, 0.42, _HOUSES), self._picks(0.10, 0.34, _HOUSES)], axis=1)
         self.houses[:, 0] = np.cumsum(self.houses[:, 0])
         self.houses[rng.random(_HOUSES) < 0.12, 1] = 0.0  # a gap: the sky reaches down to the road
@@ -148,13 +196,14 @@ class World:
                 thing.stride = (thing.stride + 1.25 + 8 * abs(thing.vx)) % 2 - 1
             if thing.x * thing.vx > 0 and abs(thing.x) > self._reach(thing.z):
                 thing.vx, thing.facing = -thing.vx, -thing.facing
-            if not 0.95 < thing.z < 1.25 / _FAR:
+            if not 0.95 < thing.z < 1.25 / self.street.far:
                 self.things.remove(thing)
                 self._appear(self._category() if thing.ident else thing.category, thing.members)
 
     def _place(self, category: int | None = None) -> None:
         """Put a thing anywhere on the road, or in a queue beside one that is there."""
-        scale = min(self._pick(_FAR, _NEAR), self._pick(_FAR, _NEAR))
+        far, near = self.street.far, self.street.near
+        scale = min(self._pick(far, near), self._pick(far, near))
         x = self._pick(-0.75, 0.75) * self._reach(1 / scale)
         if category is None:
             category = self._category()
@@ -163,18 +212,18 @@ class World:
             if category != VOID and self.rng.random() < 0.7:
                 category = beside.category
             x = beside.x + self._sign() * beside.height * self._pick(0.35, 1.0)
-            scale = min(max(_FAR, self._pick(0.88, 1.12) / beside.z), _NEAR)
+            scale = min(max(far, self._pick(0.88, 1.12) / beside.z), near)
         self._add(category, x, 1 / scale)
 
     def _appear(self, category: int, members: int = 1) -> None:
         """Put a thing into the distance."""
-        z = self._pick(0.95, 1.1) / _FAR
+        z = self._pick(0.95, 1.1) / self.street.far
         self._add(category, self._pick(-0.75, 0.75) * self._reach(z), z, members)
 
     def _add(self, category: int, x: float, z: float, members: int = 1) -> None:
         rng, kind, facing = self.rng, int(self.rng.integers(4)), self._sign()
-        pace = 0.0 if members > 1 or rng.random() < 0.25 else self._pick(*_PACES[category])
-        away = category == CAR and kind % 2 == 1  # who shows its rear drives along the road
+        pace = 0.0 if members > 1 or rng.random() < 0.25 else self._pick(*self.street.paces[category])
+        away = category in (CAR, TRUCK) and kind % 2 == 1  # who shows its rear drives along the road
         counted = category != VOID and members == 1
         self._idents += counted
         self.things.append(
@@ -183,7 +232,7 @@ class World:
                 category=category,
                 x=x,
                 z=z,
-                height=_HEIGHTS[category] * self._pick(0.88, 1.12),
+                height=self.street.heights[category] * self._pick(0.88, 1.12),
                 kind=kind,
                 facing=facing,
                 colours=self._colours(category, members),
@@ -206,14 +255,16 @@ class World:
             return outlines.person_colours(self.rng, paint)
         if category == CAR:
             return outlines.car_colours(paint)
+        if category == TRUCK:
+            return outlines.truck_colours(paint)
         return outlines.sign_colours(paint) if category == SIGN else outlines.heap_colours(paint)
 
     def _category(self) -> int:
-        return _MIX[int(self.rng.integers(len(_MIX)))]
+        return self.street.mix[int(self.rng.integers(len(self.street.mix)))]
 
     def _reach(self, z: float) -> float:
-        """Return how far aside the things of depth z may be: half as far again as the camera sees."""
-        return 0.75 * self.aspect / (1 - self.horizon) * z
+        """Return how far aside the things of depth z may be."""
+        return self.street.spread / 2 * self.aspect / (1 - self.horizon) * z
 
     def _pick(self, low: float, high: float) -> float:
         return low + (high - low) * self.rng.random()
