@@ -7,7 +7,7 @@ bbox, iscrowd}.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,23 +41,43 @@ def rgb_to_ids(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
 
 
-def boxes(index: NDArray[np.integer[Any]], count: int) -> list[list[int]]:
-    """Return the box [x, y, width, height] of each label 1..count of a map (H, W), in pixels.
+class Extents:
+    """Area and box of each label 1..count of a map (H, W), added up some rows at a time.
 
-    The box of a label that does not occur is meaningless.
+    >>> extents = Extents(2)
+    >>> extents.add(np.array([[0, 1, 1], [2, 2, 1]]), top=0)
+    >>> extents.areas.tolist(), extents.boxes()
+    ([3, 2], [[1, 0, 2, 2], [0, 1, 2, 1]])
     """
-    height, width = index.shape
-    in_row = np.zeros((height, count + 1), dtype=bool)
-    in_row[np.arange(height)[:, None], index] = True
-    in_column = np.zeros((width, count + 1), dtype=bool)
-    in_column[np.arange(width)[None, :], index] = True
 
-    def span(present: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        start = present.argmax(axis=0)
-        return start, len(present) - present[::-1].argmax(axis=0) - start
+    def __init__(self, count: int) -> None:
+        self._areas = np.zeros(count + 1, np.int64)
+        self._low = np.full((2, count + 1), np.iinfo(np.int64).max)  # of x and y
+        self._high = np.zeros((2, count + 1), np.int64)
 
-    (x, w), (y, h) = span(in_column), span(in_row)
-    return np.stack([x, y, w, h], axis=-1)[1:].tolist()  # type: ignore[no-any-return]
+    def add(self, index: NDArray[np.integer[Any]], top: int) -> None:
+        """Add rows (h, W) of the map, of which `top` is the first."""
+        if not index.size:
+            return
+        # By runs of one label in a row, of which there are few.
+        begins = np.ones(index.shape, bool)
+        begins[:, 1:] = index[:, 1:] != index[:, :-1]
+        start = np.flatnonzero(begins)
+        length = np.diff(start, append=index.size)
+        label, (y, x) = index.reshape(-1)[start], np.divmod(start, index.shape[1])
+        np.add.at(self._areas, label, length)
+        for axis, (first, last) in enumerate(((x, x + length), (top + y, top + y + 1))):
+            np.minimum.at(self._low[axis], label, first)
+            np.maximum.at(self._high[axis], label, last)
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels of each label, (count,)."""
+        return self._areas[1:]
+
+    def boxes(self) -> list[list[int]]:
+        """Return the box [x, y, width, height] of each label, in pixels; meaningless where it has no pixel."""
+        return np.concatenate([self._low, self._high - self._low])[:, 1:].T.tolist()  # type: ignore[no-any-return]
 
 
 def distinct_ids(category_ids: Sequence[int]) -> None:
@@ -132,12 +152,17 @@ def write_annotation(
         segments: Things with id, category, is_crowd, ascending by id.
         category_ids: The data set's id of each contiguous category; None keeps the contiguous ids.
     """
+    check_ids(image_id, segments)
+    info = segments_info(image_id, index, segments, category_ids)
+    return {"image_id": image_id, "file_name": file_name, "segments_info": info}, ids_to_rgb(ids)
+
+
+def check_ids(image_id: int | str, segments: Sequence[Any]) -> None:
+    """Raise `ValueError` where an id does not fit a colour."""
     for segment in segments:
         if segment.id > MAX_ID:
             where = f"(image {image_id}, segment {segment.id})"
             raise ValueError(_check.message("segments", f"have ids of 24 bits {where}", segment.id))
-    info = segments_info(image_id, index, segments, category_ids)
-    return {"image_id": image_id, "file_name": file_name, "segments_info": info}, ids_to_rgb(ids)
 
 
 def segments_info(
@@ -148,11 +173,18 @@ def segments_info(
     Raises:
         ValueError: Two categories share an id or one has none, or a segment has no pixel.
     """
+    extents = Extents(len(segments))
+    extents.add(index, 0)
+    return list(entries(image_id, extents, segments, category_ids))
+
+
+def entries(
+    image_id: int | str, extents: Extents, segments: Sequence[Any], category_ids: Sequence[int] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield what `segments_info` lists, of areas and boxes that are known."""
     if category_ids is not None:
         distinct_ids(category_ids)
-    areas = np.bincount(index.ravel(), minlength=len(segments) + 1)[1:].tolist()
-    info = []
-    for segment, area, box in zip(segments, areas, boxes(index, len(segments)), strict=True):
+    for segment, area, box in zip(segments, extents.areas.tolist(), extents.boxes(), strict=True):
         where = f"(image {image_id}, segment {segment.id})"
         if area == 0:
             raise ValueError(_check.message("segmentation", f"hold each of its segments {where}", "no such pixel"))
@@ -160,13 +192,10 @@ def segments_info(
             rule = f"have an entry for each category {where}"
             raise ValueError(_check.message("category_ids", rule, f"none for category {segment.category}"))
         category = segment.category if category_ids is None else int(category_ids[segment.category])
-        info.append(
-            {
-                "id": segment.id,
-                "category_id": category,
-                "area": area,
-                "bbox": box,
-                "iscrowd": int(segment.is_crowd),
-            }
-        )
-    return info
+        yield {
+            "id": segment.id,
+            "category_id": category,
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(segment.is_crowd),
+        }

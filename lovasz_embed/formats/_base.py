@@ -6,7 +6,8 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from os import PathLike
+from pathlib import Path, PurePosixPath
 from typing import SupportsIndex
 
 import numpy as np
@@ -151,6 +152,27 @@ class PanopticDataset(Dataset[Sample], ABC):
     @abstractmethod
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture alone, uint8 (H, W, 3)."""
+
+    def image_file(self, index: SupportsIndex) -> Path | None:
+        """Return the file of the picture; None where the pictures of a data set are no files of their own."""
+        self._position(index)
+        return None
+
+    def mapped_image(self, index: SupportsIndex, folder: str | PathLike[str] | None = None) -> NDArray[np.uint8]:
+        """Read the picture by parts, so that one larger than memory is an array (H, W, 3) as well.
+
+        Args:
+            index: Of the picture.
+            folder: For a temporary file, which is gone with the array; None is that of the system.
+
+        Raises:
+            DataError: As `image`, or for a picture beyond the limit of pictures that are read by parts.
+            ImportError: For a picture that only pyvips (extra `large`) reads by parts.
+        """
+        from lovasz_embed.formats._windows import map_picture  # it raises our DataError
+
+        file = self.image_file(index)
+        return self.image(index) if file is None else map_picture(file, folder)
 
     @abstractmethod
     def labels(self, index: SupportsIndex) -> Labels | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError
+from lovasz_embed.formats._limits import check_size
+from lovasz_embed.panoptic._strips import strip_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +23,11 @@ TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 LABEL_SUFFIXES = TIFF_SUFFIXES | {".png"}
 PICTURE_SUFFIXES = LABEL_SUFFIXES | {".jpg", ".jpeg", ".bmp", ".webp"}
 
+New = Callable[[tuple[int, ...], Any], NDArray[Any]]
+"""Makes an array of a shape and a dtype, in memory or in a file."""
+
 _INT32_MAX = np.iinfo(np.int32).max
+_opening = Lock()
 
 
 def require(module: str, package: str) -> None:
@@ -39,26 +46,40 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     the range. Pillow itself reduces a 16-bit *colour* PNG to its high bytes. EXIF orientation is not applied:
     labels are drawn on the pixels as stored.
     """
-    with _decoding(path):
-        pixels = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else None
+    with decoding(path):
+        pixels = read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else None
         if pixels is None:
-            pixels = _read_with_pillow(path, as_colour=True)
+            pixels = read_with_pillow(path, as_colour=True)
+    return np.ascontiguousarray(colours(path, pixels, np.empty))
+
+
+def colours(path: Path, pixels: NDArray[Any], new: New) -> NDArray[np.uint8]:
+    """Return pixels (H, W) or (H, W, channels) of any numbers as uint8 (H, W, 3), a view where they are bytes."""
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         raise DataError(message(str(path), "be grey, RGB or RGBA", f"{pixels.shape[2]} channels"))
-    if pixels.dtype.kind not in "buif" or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
+    parts = list(strip_rows(*pixels.shape[:2]))
+    if pixels.dtype.kind not in "buif" or (
+        pixels.dtype.kind == "f" and not all(np.isfinite(pixels[rows]).all() for rows in parts)
+    ):
         got = f"{pixels.dtype} with NaN, Inf or no real numbers"
         raise DataError(message(str(path), "hold finite numbers", got))
-    grey = pixels.ndim == 2
-    pixels = _to_uint8(pixels if grey else pixels[..., :3])
-    return np.ascontiguousarray(np.repeat(pixels[..., None], 3, axis=2) if grey else pixels)
+    shown = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+    if shown.dtype != np.uint8:
+        low, high = min(float(shown[rows].min()) for rows in parts), max(float(shown[rows].max()) for rows in parts)
+        scale = 255.0 / (high - low) if high > low else 0.0
+        scaled = new(shown.shape, np.uint8)
+        for rows in parts:
+            scaled[rows] = np.rint((shown[rows].astype(np.float64) - low) * scale)
+        shown = scaled
+    return np.broadcast_to(shown, (*shown.shape[:2], 3))
 
 
 def read_label_map(path: Path) -> NDArray[np.int32]:
     """Read an instance map as int32 (H, W), 0 = background: one channel of integers or palette indices."""
-    with _decoding(path):
-        labels = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else None
+    with decoding(path):
+        labels = read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else None
         if labels is None:
-            labels = _read_with_pillow(path, as_colour=False)
+            labels = read_with_pillow(path, as_colour=False)
     if labels.ndim != 2 or labels.dtype.kind not in "bui":
         got = f"{labels.dtype} of shape {labels.shape}"
         remedy = "Save the instance ids themselves, not a coloured picture of them."
@@ -71,8 +92,8 @@ def read_label_map(path: Path) -> NDArray[np.int32]:
 
 def read_coco_png(path: Path) -> NDArray[np.uint8]:
     """Read a COCO panoptic PNG as uint8 (H, W, 3)."""
-    with _decoding(path):
-        pixels = _read_with_pillow(path, as_colour=False)
+    with decoding(path):
+        pixels = read_with_pillow(path, as_colour=False)
     if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
         got = f"{pixels.dtype} of shape {pixels.shape}"
         rule = "be an 8-bit RGB picture of segment ids (R + 256 G + 65536 B)"
@@ -81,7 +102,7 @@ def read_coco_png(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
+def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into a `DataError` that names the file."""
     require("PIL", "Pillow")
     if not path.is_file():
@@ -98,59 +119,79 @@ def _decoding(path: Path) -> Iterator[None]:
         raise DataError(message(str(path), "be a readable picture", got, remedy)) from error
 
 
-def _read_with_pillow(path: Path, *, as_colour: bool) -> NDArray[Any]:
+@contextmanager
+def opened(path: Path, *, mapped: bool = False) -> Iterator[Image]:
+    """Open a picture with Pillow, which reads size and mode and no pixel, and check its size by our own limit."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    # Pillow's limit is a global number that warns at one size and refuses at another. Ours counts here.
+    with _opening:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+    with picture:
+        check_size(path, picture.height, picture.width, mapped=mapped)
+        yield picture
+
+
+def read_with_pillow(path: Path, *, as_colour: bool) -> NDArray[Any]:
+    """Return the pixels of a picture, RGB or grey beyond 8 bits, or without `as_colour` as they are stored."""
+    with opened(path) as picture:
         picture.verify()  # checksums and the end of a PNG, which decoding alone passes over
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         picture.load()
-        pages = getattr(picture, "n_frames", 1)
-        if pages > 1:
-            raise DataError(message(str(path), "hold one picture", f"{pages} pages"))
+        one_page(path, picture)
         return np.asarray(_as_rgb(picture) if as_colour else picture)
 
 
+def one_page(path: Path, picture: Image) -> None:
+    """Raise `DataError` where a file holds several pictures."""
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1:
+        raise DataError(message(str(path), "hold one picture", f"{pages} pages"))
+
+
+def is_scaled(mode: str) -> bool:
+    """Return whether a picture of this mode of Pillow is grey beyond 8 bits, which Pillow would clip."""
+    return mode == "F" or mode.startswith("I")
+
+
 def _as_rgb(picture: Image) -> Image:
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return picture  # grey beyond 8 bits: Pillow would clip it
+    if is_scaled(picture.mode):
+        return picture
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow warns where a palette loses transparency in one step
     return picture.convert("RGB")
 
 
-def _read_tiff(path: Path) -> NDArray[Any] | None:
+def read_tiff(path: Path, decode: Callable[[Any], NDArray[Any]] | None = None) -> NDArray[Any] | None:
     """Return (H, W) or (H, W, channels) pixels, or None where Pillow is the better reader.
 
     tifffile knows every dtype and axis order, but without further packages only plain and zlib data; Pillow
     knows the other codecs and the palettes.
+
+    Args:
+        path: Of the file.
+        decode: Gets a series of tifffile and returns its pixels; None reads them into memory.
     """
     require("tifffile", "tifffile")
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages[0]
-        codec, colours = getattr(page.compression, "name", ""), getattr(page.photometric, "name", "")
-        if codec not in {"NONE", "DEFLATE", "ADOBE_DEFLATE"} or colours not in {"MINISBLACK", "RGB"}:
+        codec, photometric = getattr(page.compression, "name", ""), getattr(page.photometric, "name", "")
+        if codec not in {"NONE", "DEFLATE", "ADOBE_DEFLATE"} or photometric not in {"MINISBLACK", "RGB"}:
             return None
         series = file.series[0]
-        pixels, axes = series.asarray(), series.axes
-    kept = tuple(i for i, axis in enumerate(axes) if axis in "YX" or pixels.shape[i] > 1)
-    pixels = pixels.reshape([pixels.shape[i] for i in kept])
-    axes = "".join(axes[i] for i in kept).replace("C", "S")
-    if axes == "SYX":
-        pixels = np.moveaxis(pixels, 0, 2)
-    elif axes not in {"YX", "YXS"}:
-        got = f"axes {axes} of shape {pixels.shape}"
-        remedy = "Save one file per plane."
-        raise DataError(message(str(path), "hold one two-dimensional picture", got, remedy))
-    return np.asarray(pixels)
-
-
-def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return pixels
-    values = pixels.astype(np.float64)
-    low, high = values.min(), values.max()
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return np.asarray(np.rint((values - low) * scale), dtype=np.uint8)
+        kept = tuple(i for i, axis in enumerate(series.axes) if axis in "YX" or series.shape[i] > 1)
+        shape = tuple(series.shape[i] for i in kept)
+        axes = "".join(series.axes[i] for i in kept).replace("C", "S")
+        if axes not in {"YX", "YXS", "SYX"}:
+            got = f"axes {axes} of shape {shape}"
+            remedy = "Save one file per plane."
+            raise DataError(message(str(path), "hold one two-dimensional picture", got, remedy))
+        check_size(path, shape[axes.index("Y")], shape[axes.index("X")], mapped=decode is not None)
+        pixels = (series.asarray() if decode is None else decode(series)).reshape(shape)
+    return np.moveaxis(pixels, 0, 2) if axes == "SYX" else pixels

@@ -78,11 +78,15 @@ class CocoPanoptic(PanopticDataset):
 
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture alone, uint8 (H, W, 3); `DataError` where the data set has no pictures."""
+        return read_picture(self.image_file(index))
+
+    def image_file(self, index: SupportsIndex) -> Path:
+        """Return the file of the picture; `DataError` where the data set has no pictures."""
         record = self.images[self._position(index)]
         if self.image_folder is None:
             remedy = "Give images= to read_coco_panoptic, or read labels(i) or result(i)."
             raise DataError(message("images", f"be a folder to read {record.file_name}", None, remedy))
-        return read_picture(self.image_folder / record.file_name)
+        return self.image_folder / record.file_name
 
     def labels(self, index: SupportsIndex) -> Labels:
         """Read the truth alone; instances keep the ids of the file, crowds have instance 0."""

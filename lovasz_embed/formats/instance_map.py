@@ -65,7 +65,11 @@ class InstanceMaps(PanopticDataset):
 
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture alone, uint8 (H, W, 3)."""
-        return read_picture(self.folder / "images" / self.images[self._position(index)].file_name)
+        return read_picture(self.image_file(index))
+
+    def image_file(self, index: SupportsIndex) -> Path:
+        """Return the file of the picture."""
+        return self.folder / "images" / self.images[self._position(index)].file_name
 
     def labels(self, index: SupportsIndex) -> Labels:
         """Read the instance map; its values are the instance ids."""
@@ -86,7 +90,11 @@ class Pictures(PanopticDataset):
 
     def image(self, index: SupportsIndex) -> NDArray[np.uint8]:
         """Read the picture, uint8 (H, W, 3)."""
-        return read_picture(self.files[self._position(index)])
+        return read_picture(self.image_file(index))
+
+    def image_file(self, index: SupportsIndex) -> Path:
+        """Return the file of the picture."""
+        return self.files[self._position(index)]
 
     def labels(self, index: SupportsIndex) -> None:
         """There are none."""
