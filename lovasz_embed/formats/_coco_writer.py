@@ -7,15 +7,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lovasz_embed._atomic import replacing
 from lovasz_embed._check import message
+from lovasz_embed._coco import Extents, check_ids, entries, ids_to_rgb
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
 from lovasz_embed.formats._files import writing
-from lovasz_embed.formats._pictures import require
+from lovasz_embed.formats._png import write_png
 from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.panoptic._strips import index_strips
 
 
 def write_coco_panoptic(
@@ -54,31 +61,167 @@ def write_coco_panoptic(
     ...     sorted(file.relative_to(folder).as_posix() for file in Path(folder).rglob("*"))
     ['out', 'out.json', 'out/x.png']
     """
-    require("PIL", "Pillow")
     path = Path(path)
-    folder = path.with_suffix("")
+    check_target(path, images)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+    try:
+        parts = CocoParts(work)
+        pictures = _each(results)
+        for done, image in enumerate(images):
+            picture = next(pictures, None)
+            if picture is None:
+                raise DataError(message("results", f"hold a picture for each of the {len(images)} images", done))
+            with writing(path):
+                parts.add(image, picture, categories)
+        if next(pictures, None) is not None:
+            raise DataError(message("results", f"hold a picture for each of the {len(images)} images", "more"))
+        with writing(path):
+            parts.publish(path, images, categories)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def check_target(path: Path, images: Sequence[ImageRecord]) -> None:
+    """Raise `DataError` where COCO panoptic files of these pictures cannot be at `path`; nothing is written yet."""
     if path.suffix != ".json":
         remedy = "The PNG folder takes its name without ending."
         raise DataError(message("path", "end in .json", path.name, remedy))
-    names = _png_names(images)
+    _check_names(images)
     with writing(path):
-        _refuse_foreign_folder(folder, path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{folder.name}-"))
+        _refuse_foreign_folder(path.with_suffix(""), path)
+
+
+class CocoParts:
+    """COCO panoptic files in the making: of each picture a PNG and its entry of the JSON, in a folder.
+
+    Pictures may come in any order and from several processes one after the other. The memory is that of the segments
+    of one picture and some of its rows.
+
+    Args:
+        folder: Holds the parts, and nothing else of the names `png`, `entries`, `json` and `old`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, name: str) -> bool:
+        """Return whether a picture of this name is there, as a whole."""
+        return self.png(name).is_file() and self._entry(name).is_file()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in (self.folder / "entries").rglob("*.json"))
+
+    def add(self, image: ImageRecord, result: PanopticResult, categories: Sequence[Category]) -> None:
+        """Write the parts of one picture, its entry last.
+
+        Raises:
+            DataError: The picture has another size than the record says.
+            ValueError: As `PanopticResult.to_coco`.
+            OSError: The files cannot be written.
+        """
+        height, width = result.segmentation.shape[-2:]
+        if (image.height or height, image.width or width) != (height, width):
+            rule = f"have the size {image.height} x {image.width} of image {image.image_id}"
+            raise DataError(message("results", rule, f"{height} x {width} (height x width)"))
+        segments = result.segments[0]
+        check_ids(image.image_id, segments)
+        extents = Extents(len(segments))
+        ids = result.segmentation[0].cpu().numpy()
+
+        def colours() -> Iterator[NDArray[np.uint8]]:
+            for rows, index in index_strips(result):
+                extents.add(index, rows.start)
+                yield ids_to_rgb(ids[rows])
+
+        png, entry = self.png(image.name), self._entry(image.name)
+        for file in (png, entry):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_png(png, (height, width), colours())
+        found = entries(image.image_id, extents, segments, [category.id for category in categories])
+        with replacing(entry) as temporary:
+            _write_entry(temporary, (height, width), found)
+
+    def take(self, image: ImageRecord, png: Path, size: tuple[int, int], info: Iterable[dict[str, Any]]) -> None:
+        """Take a picture over from finished files, which stay as they are."""
+        for file in (self.png(image.name), self._entry(image.name)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        link(png, self.png(image.name))
+        with replacing(self._entry(image.name)) as temporary:
+            _write_entry(temporary, size, iter(info))
+
+    def publish(
+        self,
+        path: Path,
+        images: Sequence[ImageRecord],
+        categories: Sequence[Category],
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        """Make the JSON and rename all into place, in the order of `images`; what belongs to none of them goes.
+
+        Args:
+            path: The JSON; the PNG folder has its name without ending.
+            images: All must be there.
+            categories: Of the JSON.
+            info: Of the JSON.
+        """
+        keep = {self.png(image.name) for image in images}
+        for png in (self.folder / "png").rglob("*.png"):
+            if png not in keep:
+                png.unlink()
+        known = [
+            {"id": c.id, "name": c.name, "supercategory": c.supercategory, "isthing": int(c.is_thing)}
+            for c in categories
+        ]
+        listed = []
+        # Entry by entry, because a picture may have a million segments.
+        with (self.folder / "json").open("w", encoding="utf-8") as file:
+            file.write("{" + (f'"info": {json.dumps(info)}, ' if info else "") + '"annotations": [')
+            for number, image in enumerate(images):
+                own = {"image_id": image.image_id, "file_name": f"{image.name}.png"}
+                file.write((", " if number else "") + json.dumps(own)[:-1] + ', "segments_info": ')
+                with self._entry(image.name).open(encoding="utf-8") as entry:
+                    size = json.loads(entry.readline())
+                    shutil.copyfileobj(entry, file)
+                file.write("}")
+                listed.append({"id": image.image_id, "file_name": image.file_name, **size})
+            file.write(f'], "images": {json.dumps(listed)}, "categories": {json.dumps(known)}}}')
+        _publish(self.folder, path.with_suffix(""), path)
+
+    def png(self, name: str) -> Path:
+        """Return where the PNG of a picture lies."""
+        return self.folder / "png" / f"{name}.png"
+
+    def _entry(self, name: str) -> Path:
+        return self.folder / "entries" / f"{name}.json"
+
+
+def link(source: Path, target: Path) -> None:
+    """Let a file have a second name, or where the system knows no such thing a copy."""
+    target.unlink(missing_ok=True)
     try:
-        content = _write_pngs(work / "png", _each(results), images, names, categories)
-        with writing(path):
-            (work / "json").write_text(json.dumps(content), encoding="utf-8")
-            _publish(work, folder, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_entry(path: Path, size: tuple[int, int], found: Iterator[dict[str, Any]]) -> None:
+    """Write a line with the size of a picture, then the list of its segments."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"height": size[0], "width": size[1]}) + "\n[")
+        separator = ""
+        while chunk := list(islice(found, 4096)):
+            file.write(separator + json.dumps(chunk)[1:-1])
+            separator = ", "
+        file.write("]")
 
 
 def _each(results: Iterable[PanopticResult]) -> Iterator[PanopticResult]:
     return (picture for result in results for picture in result)
 
 
-def _png_names(images: Sequence[ImageRecord]) -> list[str]:
+def _check_names(images: Sequence[ImageRecord]) -> None:
     if not images:
         raise DataError(message("images", "name at least one picture", "none"))
     names = [f"{image.name}.png" for image in images]
@@ -89,47 +232,6 @@ def _png_names(images: Sequence[ImageRecord]) -> list[str]:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
             raise DataError(message("images", "have file names inside their folder", name))
-    return names
-
-
-def _write_pngs(
-    folder: Path,
-    pictures: Iterator[PanopticResult],
-    images: Sequence[ImageRecord],
-    names: Sequence[str],
-    categories: Sequence[Category],
-) -> dict[str, Any]:
-    """Write one PNG per picture and return the content of the JSON."""
-    from PIL import Image
-
-    category_ids = [category.id for category in categories]
-    listed: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image, name in zip(images, names, strict=True):
-        picture = next(pictures, None)
-        if picture is None:
-            rule = f"hold a picture for each of the {len(images)} images"
-            raise DataError(message("results", rule, len(listed)))
-        height, width = picture.segmentation.shape[-2:]
-        if (image.height or height, image.width or width) != (height, width):
-            rule = f"have the size {image.height} x {image.width} of image {image.image_id}"
-            raise DataError(message("results", rule, f"{height} x {width} (height x width)"))
-        [(annotation, png)] = picture.to_coco([image.image_id], category_ids, [name])
-        with writing(folder / name):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(png).save(folder / name, format="PNG")
-        annotations.append(annotation)
-        listed.append({"id": image.image_id, "file_name": image.file_name, "height": height, "width": width})
-    if next(pictures, None) is not None:
-        raise DataError(message("results", f"hold a picture for each of the {len(images)} images", "more"))
-    return {
-        "images": listed,
-        "annotations": annotations,
-        "categories": [
-            {"id": c.id, "name": c.name, "supercategory": c.supercategory, "isthing": int(c.is_thing)}
-            for c in categories
-        ],
-    }
 
 
 def _refuse_foreign_folder(folder: Path, path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lovasz_embed._atomic import write_atomically
+from lovasz_embed._atomic import replacing
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels, PanopticDataset
 from lovasz_embed.formats._files import existing_folder, read_json, writing
@@ -24,8 +23,10 @@ from lovasz_embed.formats._pictures import (
     read_picture,
     require,
 )
+from lovasz_embed.formats._png import write_png
+from lovasz_embed.panoptic._strips import strip_rows
 
-_UINT16_MAX = 65535
+_UINT16_MAX, _INT32_MAX = 65535, 2**31 - 1
 _CATEGORIES = (Category(0, "background", is_thing=False), Category(1, "object", is_thing=True))
 
 
@@ -162,14 +163,15 @@ def read_instance_map(path: str | PathLike[str]) -> NDArray[np.int32]:
 
 
 def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor) -> None:
-    """Write an instance map as a 16-bit PNG or TIFF, whichever the ending says.
+    """Write an instance map as a 16-bit PNG or TIFF, whichever the ending says; a TIFF has 32 bits where it must.
 
     Args:
         path: Ends in .png, .tif or .tiff; missing parent folders are made.
-        labels: Integers (H, W), 0 = background, instances up to 65535.
+        labels: Integers (H, W), 0 = background; instances up to 65535 in a PNG, to 2147483647 in a TIFF. A
+            `numpy.memmap` is read by rows.
 
     Raises:
-        DataError: An instance beyond 65535, another ending, or a place that cannot be written.
+        DataError: An instance beyond that, another ending, or a place that cannot be written.
         ValueError: Not one channel, or negative labels.
         TypeError: Labels are not integers.
 
@@ -189,17 +191,32 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
         raise ValueError(message("labels", "have shape (H, W)", values.shape, "Write one file per picture."))
     if int(values.min()) < 0:
         raise ValueError(message("labels", "be 0 or above", values.min()))
-    if int(values.max()) > _UINT16_MAX:
+    largest, is_tiff = int(values.max()), path.suffix.lower() in TIFF_SUFFIXES
+    if largest > (_INT32_MAX if is_tiff else _UINT16_MAX):
         count = len(np.unique(values[values > 0]))
-        fits = count <= _UINT16_MAX
-        remedy = "Renumber them from 1." if fits else "Write the picture in tiles."
-        got = f"{count} instances up to id {values.max()}"
-        raise DataError(message("labels", f"be at most {_UINT16_MAX} to fit 16 bits", got, remedy))
-    values = values.astype(np.uint16)
-    content = _as_tiff(values) if path.suffix.lower() in TIFF_SUFFIXES else _as_png(values)
+        fits = is_tiff or count <= _UINT16_MAX
+        remedy = "Renumber them from 1." if fits else "End the name in .tif, which holds 32 bits."
+        rule = f"be at most {_INT32_MAX}" if is_tiff else f"be at most {_UINT16_MAX} to fit 16 bits"
+        raise DataError(message("labels", rule, f"{count} instances up to id {largest}", remedy))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_labels(path, (values.shape[0], values.shape[1]), largest, (values[r] for r in strip_rows(*values.shape)))
+
+
+def write_labels(path: Path, size: tuple[int, int], largest: int, strips: Iterator[NDArray[Any]]) -> None:
+    """Write an instance map of any size by its rows, as `strip_rows` divides them; see `write_instance_map`."""
+    dtype = np.uint16 if largest <= _UINT16_MAX else np.uint32
+    converted = (strip.astype(dtype) for strip in strips)
+    with replacing(path) as temporary:
+        if path.suffix.lower() not in TIFF_SUFFIXES:
+            write_png(temporary, size, converted)
+            return
+        require("tifffile", "tifffile")
+        import tifffile
+
+        rows = next(strip_rows(*size))
+        layout: dict[str, Any] = {"shape": size, "dtype": dtype, "rowsperstrip": rows.stop, "compression": "zlib"}
+        tifffile.imwrite(temporary, converted, photometric="minisblack", **layout)
 
 
 def instance_map_splits(folder: Path) -> tuple[str, ...]:
@@ -208,24 +225,6 @@ def instance_map_splits(folder: Path) -> tuple[str, ...]:
     if not index.is_file():
         return ()
     return tuple(dict.fromkeys(split for _, split in _read_index(index)))
-
-
-def _as_png(values: NDArray[np.uint16]) -> bytes:
-    require("PIL", "Pillow")
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.fromarray(values).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _as_tiff(values: NDArray[np.uint16]) -> bytes:
-    require("tifffile", "tifffile")
-    import tifffile
-
-    buffer = BytesIO()
-    tifffile.imwrite(buffer, values, photometric="minisblack", compression="zlib")
-    return buffer.getvalue()
 
 
 def _names_of_split(folder: Path, split: str | None) -> list[str] | None:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from os import PathLike
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lovasz_embed import _check
+from lovasz_embed.formats._mapped import mapped
 from lovasz_embed.model import PanopticEmbedder, prepare
+from lovasz_embed.model.preparing import Picture
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.quality import PanopticQuality, QualityResult
 
 
 def predict(
     model: PanopticEmbedder,
-    images: Iterable[NDArray[np.uint8]],
+    images: Iterable[Picture],
     *,
     tile: int | None = None,
     overlap: int | None = None,
+    scratch: str | PathLike[str] | None = None,
 ) -> Iterator[PanopticResult]:
     """Segment pictures (H, W, 3) of bytes one by one, each at its own size.
 
     Args:
         model: Put into evaluation mode.
-        images: Read one at a time, so that a large folder need not fit into memory.
+        images: Read one at a time, so that a large folder need not fit into memory. With tiles, one may lie in a file,
+            such as `numpy.memmap`, `PanopticDataset.mapped_image` or what else reads a part when it is indexed.
         tile: Side of the tiles in which each picture is segmented, pixels; None segments it as a whole.
         overlap: Pixels around a tile that the network sees as well; see `PanopticEmbedder.segment_tiles`.
+        scratch: With tiles, a folder for temporary files, where the map of the result lies until nobody holds it, so
+            that pictures and results may be larger than memory. None keeps the map in memory.
 
     Yields:
         A result of one picture, on the CPU.
@@ -47,13 +53,16 @@ def predict(
     """
     if tile is None and overlap is not None:
         raise ValueError(_check.message("overlap", "come with a tile", overlap))
+    if tile is None and scratch is not None:
+        raise ValueError(_check.message("scratch", "come with a tile", scratch))
     model.eval()
     device = next(model.parameters()).device
     for image in images:
         if tile is not None:
-            yield model.segment_tiles(image, tile=tile, overlap=overlap)
+            out = None if scratch is None else mapped(image.shape[:2], np.int32, scratch)
+            yield model.segment_tiles(image, tile=tile, overlap=overlap, out=out, scratch=scratch)
             continue
-        result = model.segment(prepare(image)[None].to(device))
+        result = model.segment(prepare(np.asarray(image))[None].to(device))
         yield PanopticResult(result.segmentation.cpu(), result.segments)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from lovasz_embed import _check
 from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.panoptic._strips import index_strips
 from lovasz_embed.visualise._palette import Palette
 
 Picture = NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 
-_VOID_LIGHT = 0.35
+_ALPHA, _VOID_LIGHT = 0.65, 0.35
 _LINE, _EDGE = np.array([[255, 255, 255], [24, 24, 28]], dtype=np.uint8)  # around things; between anything else
 
 
@@ -59,7 +61,7 @@ def overlay(
     result: PanopticResult,
     *,
     palette: Palette | None = None,
-    alpha: float = 0.65,
+    alpha: float = _ALPHA,
     contours: bool = True,
     scale: int = 1,
 ) -> Picture:
@@ -97,18 +99,36 @@ def overlay(
         raise ValueError(_check.message("alpha", "be in [0, 1]", alpha))
     if scale < 1:
         raise ValueError(_check.message("scale", "be at least 1", scale))
-    index = enlarge(result.segment_index()[0].cpu().numpy().astype(np.int32), scale)
-    rows, hatched, is_thing = _table(result, palette or _own_palette(result), alpha)
-
-    thick = max(3, index.shape[0] // 128)
-    stripe = (np.add.outer(np.arange(index.shape[0]), np.arange(index.shape[1])) // thick) % 2 == 0
-    row = index + np.where(hatched[index] & stripe, len(hatched), 0)
-    colour, weight = rows[row, :3], rows[row, 3:]
-    mixed = enlarge(pixels, scale) * (256 - weight) + colour * weight
-    picture: Picture = (mixed >> 8).astype(np.uint8)
-    if contours:
-        _draw_contours(picture, index, is_thing)
+    picture: Picture = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], 3), np.uint8)
+    for top, strip in _paint(pixels, result, palette or _own_palette(result), alpha, contours, scale):
+        picture[top : top + len(strip)] = strip
     return picture
+
+
+def overlay_strips(image: NDArray[np.uint8], result: PanopticResult, palette: Palette) -> Iterator[Picture]:
+    """Yield the rows of an overlay (H, W, 3) from top to bottom, for pictures that are larger than memory."""
+    return (strip for _, strip in _paint(image, result, palette, _ALPHA, True, 1))
+
+
+def _paint(
+    image: NDArray[np.uint8], result: PanopticResult, palette: Palette, alpha: float, contours: bool, scale: int
+) -> Iterator[tuple[int, Picture]]:
+    """Yield the first row of a strip of the overlay, and the strip."""
+    rows, hatched, is_thing = _table(result, palette, alpha)
+    thick = max(3, scale * image.shape[0] // 128)
+    across = np.arange(scale * image.shape[1])
+    above: NDArray[np.int32] | None = None
+    for place, small in index_strips(result):
+        index, top = enlarge(small, scale), scale * place.start
+        stripe = np.add.outer(np.arange(top, top + len(index)), across) // thick % 2 == 0
+        row = index + np.where(hatched[index] & stripe, len(hatched), 0)
+        colour, weight = rows[row, :3], rows[row, 3:]
+        mixed = enlarge(image[place], scale) * (256 - weight) + colour * weight
+        strip: Picture = (mixed >> 8).astype(np.uint8)
+        if contours:
+            _draw_contours(strip, index, above, is_thing)
+        above = index[-1:]
+        yield top, strip
 
 
 def enlarge(picture: NDArray[_Value], scale: int) -> NDArray[_Value]:
@@ -122,31 +142,35 @@ def _table(
     """Return colour and weight (of 256) per segment, void first, and again for stripes; striped? thing?"""
     segments = result.segments[0]
     plain = np.zeros((len(segments) + 1, 4), dtype=np.uint16)
-    hatched, is_thing = (np.zeros(len(plain), dtype=bool) for _ in range(2))
-    for row, segment in enumerate(segments, start=1):
-        if segment.category >= len(palette.names):
-            rule = f"hold every category of the result ({segment.category})"
-            raise ValueError(_check.message("palette", rule, f"{len(palette.names)} categories"))
-        own = segment.is_thing and not segment.is_crowd
-        if own:
-            plain[row, :3] = palette.instances(segment.category, [segment.id])[0]
-        else:
-            plain[row, :3] = palette.colours[segment.category]
-        hatched[row], is_thing[row] = segment.is_crowd, segment.is_thing
+    category = np.array([-1, *(segment.category for segment in segments)])
+    ids = np.array([0, *(segment.id for segment in segments)])
+    is_thing = np.array([False, *(segment.is_thing for segment in segments)])
+    hatched = np.array([True, *(segment.is_crowd for segment in segments)])
+    unknown = category[category >= len(palette.names)]
+    if unknown.size:
+        rule = f"hold every category of the result ({unknown[0]})"
+        raise ValueError(_check.message("palette", rule, f"{len(palette.names)} categories"))
+    plain[1:, :3] = palette.colours[category[1:]]
+    own = is_thing & ~hatched
+    for each in np.unique(category[own]).tolist():
+        chosen = own & (category == each)
+        plain[chosen, :3] = palette.instances(each, ids[chosen].tolist())
     plain[1:, 3] = round(256 * alpha)
     plain[0, 3] = round(256 * (1 - _VOID_LIGHT))
-    hatched[0] = True
     striped = plain.copy()
     striped[:, :3] //= 2
     striped[0] = (150, 150, 150, round(256 * 0.45))
     return np.concatenate([plain, striped]), hatched, is_thing
 
 
-def _draw_contours(picture: Picture, index: NDArray[np.int32], is_thing: NDArray[np.bool_]) -> None:
-    """Mark the pixels that differ from the one above or to the left."""
-    for axis in (0, 1):
-        first, second = (index[:-1], index[1:]) if axis == 0 else (index[:, :-1], index[:, 1:])
-        inner = picture[1:] if axis == 0 else picture[:, 1:]
+def _draw_contours(
+    picture: Picture, index: NDArray[np.int32], above: NDArray[np.int32] | None, is_thing: NDArray[np.bool_]
+) -> None:
+    """Mark the pixels that differ from the one above, which may be in the strip before, or to the left."""
+    pairs = [(index[:-1], index[1:], picture[1:]), (index[:, :-1], index[:, 1:], picture[:, 1:])]
+    if above is not None:
+        pairs.insert(0, (above, index[:1], picture[:1]))
+    for first, second, inner in pairs:
         border = first != second
         thing = is_thing[first[border]] | is_thing[second[border]]
         inner[border] = np.where(thing[:, None], _LINE, _EDGE)
