@@ -1,0 +1,99 @@
+"""Ours: hierarchical Lovász embeddings, nearest class mean, margin clustering, with the library's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contest.contestant import Contestant
+from contest.network import build_network
+from contest.tracks import Track
+from lovasz_embed.hierarchy import HierarchicalLovaszHinge
+from lovasz_embed.model import ModelConfig
+from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.prototypes import class_means
+from lovasz_embed.training import TrainConfig, View, fit_class_means
+
+_MODEL = {field.name for field in fields(ModelConfig)}
+_TRAIN = {field.name for field in fields(TrainConfig)}
+
+
+class Hle(Contestant):
+    """The method of the library; every option of `ModelConfig` and `TrainConfig` can be changed for an ablation.
+
+    Beside those, for ablations only:
+        level_weights: Of the category and the instance level.
+        window: Side of the windows, pixels, to which the negatives of an instance are limited; None is no limit.
+        predicted_bandwidth: Whether a channel more predicts the radius of an instance (gaussian kernel).
+        groups: Category to supercategory: a level above that of categories.
+    """
+
+    TRIALS = ({}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3}, {"unit": 16.0})
+    READINGS = ({}, {"reach": 1.0}, {"connected": True}, {"reach": 2.5})
+
+    def __init__(self, track: Track, *, backbone: str | None = None, **options: Any) -> None:
+        super().__init__()
+        self.level_weights = options.pop("level_weights", (1.0, 1.0))
+        self.window = options.pop("window", None)
+        self.predicted_bandwidth = options.pop("predicted_bandwidth", False)
+        self.groups = options.pop("groups", None)
+        unknown = set(options) - _MODEL - _TRAIN
+        if unknown:
+            raise ValueError(f"options must be of ModelConfig or TrainConfig, got {sorted(unknown)}")
+        model = {name: value for name, value in options.items() if name in _MODEL}
+        config = TrainConfig(**{name: value for name, value in options.items() if name in _TRAIN})
+        if config.spread is not None:
+            raise ValueError("the contest trains towards running class means, got spread")
+        self.config = config
+        dims = int(model.pop("dims", track.model.get("dims", ModelConfig.dims)))
+        self.network = build_network(track, backbone=backbone, dims=dims, **model)
+        self.hinge = HierarchicalLovaszHinge(
+            kernel=config.kernel,
+            negatives=config.negatives,
+            ncm_weight=config.ncm_weight,
+            ncm_temperature=config.ncm_temperature,
+            pull_weight=config.pull_weight,
+            norm_weight=config.norm_weight,
+        )
+        self.running = torch.full_like(self.network.ncm.means, torch.nan, dtype=torch.float32)
+
+    def loss(self, output: Tensor, views: View) -> Tensor:
+        """Return the hierarchical hinge with the terms that `TrainConfig` asks for."""
+        self._follow(output.detach(), views.semantic)
+        levels = self.network.levels(views.semantic, views.instance, views.crowd)
+        levels = tuple(replace(level, weight=w) for level, w in zip(levels, self.level_weights, strict=True))
+        loss: Tensor = self.hinge(output, levels, self.running).loss
+        return loss
+
+    def after_training(self, views: Iterable[View], amp: bool) -> None:
+        """Take the class means over whole pictures, as `fit` does."""
+        fit_class_means(self.network, iter(views), amp=amp)
+
+    def read(self, output: Tensor, **reading: Any) -> PanopticResult:
+        """Read off what `PanopticEmbedder.read_off` does; fields of `ModelConfig` may be others than in training."""
+        before = self.network.config
+        self.network.config = replace(before, **reading)
+        try:
+            return self.network.read_off(output)
+        finally:
+            self.network.config = before
+
+    def points(self, output: Tensor, at: tuple[int, int] = (0, 0)) -> Tensor:
+        """Return the embedding; added coordinates count from `at`."""
+        config = self.network.config
+        if config.coordinates != "added" or at == (0, 0):
+            return output
+        moved = output.clone()
+        moved[:, -2:] += torch.tensor(at, dtype=output.dtype).view(2, 1, 1) / config.unit
+        return moved
+
+    def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
+        """Move the running class means towards those of this batch, as `fit` does."""
+        means, counts = class_means(embedding, semantic, num_classes=len(self.running))
+        blended = torch.lerp(means.to(self.running), self.running, self.config.momentum)
+        blended = torch.where(self.running.isnan(), means.to(self.running), blended)
+        self.running = torch.where((counts > 0).unsqueeze(1), blended, self.running)
