@@ -19,7 +19,7 @@ from PIL import Image
 import lovasz_embed
 from lovasz_embed.cli import _options, app
 from lovasz_embed.cli._examples import EXAMPLES
-from lovasz_embed.formats import write_instance_map
+from lovasz_embed.formats import FORMATS, write_instance_map
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = f"{shlex.quote(sys.executable)} -m lovasz_embed"
@@ -183,7 +183,8 @@ def completed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
 
 def test_the_tab_key_completes_verbs_formats_and_splits(cells: Path, completed: Callable[[str], list[str]]) -> None:
     assert completed("lovasz-embed ev") == ["evaluate"]
-    assert completed("lovasz-embed train --format ") == ["coco-panoptic", "instance-map"]
+    assert completed("lovasz-embed train --format ") == list(FORMATS)
+    assert completed("lovasz-embed train --format kitti-") == ["kitti-step"]
     assert completed(f"lovasz-embed evaluate RUN --data {cells} --split ") == ["train", "val"]
     assert completed("lovasz-embed report RUN --device cp") == ["cpu"]
 

@@ -1,12 +1,13 @@
 """Read and write the files of panoptic and instance segmentation.
 
-`open_dataset` opens a folder in one of the `FORMATS`; `write_coco_panoptic` and `write_instance_map` write
-results. Pillow and tifffile come with the extra `io` and are imported when the first picture is read.
+`open_dataset` opens a folder in one of the `FORMATS`; for each format there is a function that writes results.
+Pillow and tifffile come with the extra `io` and are imported when the first picture is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,11 @@ from typing import NamedTuple
 
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels, PanopticDataset, Sample
+from lovasz_embed.formats._cityscapes_classes import CITYSCAPES_CLASSES, CityscapesClass
+from lovasz_embed.formats._clips import Clip, ClipDataset
 from lovasz_embed.formats._coco_writer import write_coco_panoptic
+from lovasz_embed.formats._vistas_config import VistasLabel
+from lovasz_embed.formats.cityscapes import Cityscapes, cityscapes_splits, read_cityscapes_map, write_cityscapes
 from lovasz_embed.formats.coco import CocoPanoptic, coco_splits, open_coco_folder, read_coco_panoptic
 from lovasz_embed.formats.instance_map import (
     InstanceMaps,
@@ -24,26 +29,46 @@ from lovasz_embed.formats.instance_map import (
     read_instance_map,
     write_instance_map,
 )
+from lovasz_embed.formats.kitti import Kitti, Mots, kitti_splits, mots_splits, write_kitti, write_mots
+from lovasz_embed.formats.kitti_step import KittiStep, kitti_step_splits, read_kitti_step_map, write_kitti_step
+from lovasz_embed.formats.vistas import Vistas, vistas_splits, write_vistas
 
 __all__ = [
+    "CITYSCAPES_CLASSES",
     "FORMATS",
     "Category",
+    "Cityscapes",
+    "CityscapesClass",
+    "Clip",
+    "ClipDataset",
     "CocoPanoptic",
     "DataError",
     "Format",
     "ImageRecord",
     "InstanceMaps",
+    "Kitti",
+    "KittiStep",
     "Labels",
+    "Mots",
     "PanopticDataset",
     "Pictures",
     "Sample",
+    "Vistas",
+    "VistasLabel",
     "dataset_splits",
     "open_dataset",
     "open_pictures",
+    "read_cityscapes_map",
     "read_coco_panoptic",
     "read_instance_map",
+    "read_kitti_step_map",
+    "write_cityscapes",
     "write_coco_panoptic",
     "write_instance_map",
+    "write_kitti",
+    "write_kitti_step",
+    "write_mots",
+    "write_vistas",
 ]
 
 
@@ -58,6 +83,16 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "coco-panoptic": Format(open_coco_folder, coco_splits),
         "instance-map": Format(InstanceMaps, instance_map_splits),
+        "cityscapes": Format(Cityscapes, cityscapes_splits),
+        "cityscapes-coarse": Format(
+            partial(Cityscapes, annotations="gtCoarse"), partial(cityscapes_splits, annotations="gtCoarse")
+        ),
+        "vistas": Format(Vistas, vistas_splits),
+        "vistas-v1.2": Format(partial(Vistas, version="v1.2"), vistas_splits),
+        "vistas-v2.0": Format(partial(Vistas, version="v2.0"), vistas_splits),
+        "kitti-step": Format(KittiStep, kitti_step_splits),
+        "kitti": Format(Kitti, kitti_splits),
+        "mots": Format(Mots, mots_splits),
     }
 )
 """The known formats by name; a new one is one line here."""
@@ -69,8 +104,9 @@ def open_dataset(folder: str | PathLike[str], *, format: str, split: str | None 
     Args:
         folder: The data set.
         format: "coco-panoptic" (`annotations/panoptic_SPLIT*.json`, its PNG folder beside it, pictures in
-            `SPLIT2017/` or `SPLIT/`) or "instance-map" (`images/`, `labels/`, and `index.json` where it has
-            splits).
+            `SPLIT2017/` or `SPLIT/`), "instance-map" (`images/`, `labels/`, and `index.json` where it has
+            splits), "cityscapes", "cityscapes-coarse", "vistas" (the newest version that is there), "vistas-v1.2",
+            "vistas-v2.0", "kitti-step", "kitti" or "mots"; the class of each describes its folders.
         split: Name of a split, for COCO with or without its year; None takes the only one.
 
     Returns:
