@@ -406,9 +406,33 @@ def test_a_resumed_prediction_is_the_uninterrupted_one(
         for name in ("whole", "cut")
     ]
     assert files[0] == files[1]
-    assert (
-        record_of(*arguments, "--out", tmp_path / "cut", "--resume")["resumed"] == 0
-    )  # nothing was left to go on from
+
+
+def test_finished_predictions_are_taken_up_when_pictures_come_along(nuclei: Example, tmp_path: Path) -> None:
+    folder, out = copy_of(nuclei, tmp_path).data / "images", tmp_path / "out"
+    later = (folder / "val1.png").read_bytes()
+    (folder / "val1.png").unlink()
+    arguments = ["predict", nuclei.run, folder, "--out", out, "--resume"]
+    first = record_of(*arguments)["pictures"]
+    (folder / "val1.png").write_bytes(later)
+    assert record_of(*arguments) | {"seconds": 0} == {
+        "predictions": str(out / "predictions.json"),
+        "pictures": first + 1,
+        "resumed": first,
+        "seconds": 0,
+    }
+    succeed(*arguments[:-2], tmp_path / "whole")
+    one, other = (read_coco_panoptic(place / "predictions.json") for place in (out, tmp_path / "whole"))
+    assert one.images == other.images
+    assert [one.result(i) for i in range(len(one))] == [other.result(i) for i in range(len(one))]
+    maps = [
+        {file.name: file.read_bytes() for file in (place / "labels").iterdir()} for place in (out, out.parent / "whole")
+    ]
+    assert maps[0] == maps[1]
+    # Other options: nothing of it is theirs. With overlays, which are not there yet, nothing is whole.
+    assert record_of(*arguments, "--tile", 16)["resumed"] == 0
+    assert record_of(*arguments, "--tile", 16, "--overlays")["resumed"] == 0
+    assert record_of(*arguments, "--tile", 16, "--overlays")["resumed"] == first + 1
 
 
 def test_without_resume_a_prediction_begins_anew(nuclei: Example, tmp_path: Path) -> None:

@@ -4,46 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, fields
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
-from lovasz_embed.formats import DataError
+from lovasz_embed.formats import Category, DataError, ImageRecord, read_coco_panoptic
+from lovasz_embed.formats._coco_writer import CocoParts, link
+from lovasz_embed.formats._files import read_json, writing
 from lovasz_embed.model import CONFIG, WEIGHTS
-from lovasz_embed.panoptic import PanopticResult, Segment
+from lovasz_embed.panoptic import PanopticResult
 
-Compute = Callable[[list[int]], Iterator[PanopticResult]]
+Write = Callable[[Path, NDArray[np.uint8], PanopticResult], None]
+"""Writes a file of one picture; gets a path to which it may add an ending."""
 
 _COMMAND = "command.json"
-_COLUMNS = tuple(field.name for field in fields(Segment))
+_TOOL = "lovasz_embed"
 
 
 class Kept:
-    """Results of single pictures in a hidden folder, one file each, whole or not at all.
+    """The files of single pictures in a hidden folder, whole or not at all, until they are published together.
 
     Args:
-        target: The predictions that are being made; the folder lies beside them.
+        target: The JSON of the predictions that are being made; the folder lies beside it.
         command: What decides the results; only those of an equal one are taken up.
-        resume: Whether to take up what is there; else it goes.
+        resume: Whether to take up what is there; else what is unfinished goes.
+        beside: What to write of each picture beside the COCO files, by the name of its folder.
 
     Raises:
-        DataError: If what is there comes from another command, or nothing can be written there.
+        DataError: If what is unfinished comes from another command, or nothing can be written there.
     """
 
-    def __init__(self, target: Path, command: dict[str, Any], resume: bool) -> None:
-        self.folder = target.parent / f".{target.stem}-partial"
-        text = json.dumps(command, indent=2)
+    def __init__(self, target: Path, command: dict[str, Any], resume: bool, beside: Mapping[str, Write]) -> None:
+        self.target, self.folder, self.beside = target, target.parent / f".{target.stem}-partial", dict(beside)
+        self.command = {**command, "beside": sorted(beside)}
+        self.parts = CocoParts(self.folder)
+        text = json.dumps(self.command, indent=2)
         place = self.folder / _COMMAND
         if resume and place.is_file() and place.read_text(encoding="utf-8") != text:
-            remedy = "Give the same RUN, --tile and --overlap, or leave --resume out to begin anew."
+            remedy = "Give the same RUN, --tile, --overlap and --overlays, or leave --resume out to begin anew."
             rule = "be what the same command left"
             raise DataError(_check.message(str(self.folder), rule, "results of another one", remedy))
         if not resume or not place.is_file():
@@ -57,32 +62,73 @@ class Kept:
             raise DataError(_check.message(str(target), "be writable", reason, remedy)) from error
 
     def __len__(self) -> int:
-        return sum(1 for file in self.folder.iterdir() if file.suffix == ".npz")
+        return len(self.parts)
 
     def has(self, name: str) -> bool:
         """Return whether a picture of this name is done."""
-        return self._file(name).is_file()
+        return self.parts.has(name) and all(_file_of(self.folder / each, name) for each in self.beside)
 
-    def keep(self, name: str, result: PanopticResult) -> None:
-        """Keep the result of one picture."""
-        columns = zip(*map(astuple, result.segments[0]), strict=True) if result.segments[0] else [()] * len(_COLUMNS)
-        content = BytesIO()
-        table: dict[str, Any] = dict(zip(_COLUMNS, map(np.array, columns), strict=True))
-        np.savez_compressed(content, ids=result.segmentation[0].numpy(), **table)
-        write_atomically(self._file(name), content.getvalue())
+    def keep(
+        self, image: ImageRecord, picture: NDArray[np.uint8], result: PanopticResult, categories: Sequence[Category]
+    ) -> None:
+        """Write what belongs to one picture."""
+        with writing(self.target):
+            for name, write in self.beside.items():
+                place = self.folder / name / image.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write(place, picture, result)
+            self.parts.add(image, result, categories)
 
-    def result(self, name: str) -> PanopticResult:
-        """Return what was kept of one picture."""
-        with np.load(self._file(name), allow_pickle=False) as content:
-            rows = zip(*(content[column].tolist() for column in _COLUMNS), strict=True)
-            return PanopticResult(torch.from_numpy(content["ids"])[None], (tuple(Segment(*row) for row in rows),))
+    def take_finished(self, images: Sequence[ImageRecord]) -> None:
+        """Take up the pictures of finished predictions, if those come from the same command."""
+        try:
+            finished = read_coco_panoptic(self.target)  # checks that every file is there
+        except DataError:
+            return
+        content = read_json(self.target)
+        if not isinstance(content.get("info"), dict) or content["info"].get(_TOOL) != self.command:
+            return
+        info = {entry["file_name"]: entry["segments_info"] for entry in content["annotations"]}
+        sizes = {record.name: (record.height, record.width) for record in finished.images}
+        for image in images:
+            height, width = sizes.get(image.name, (None, None))
+            files = {name: _file_of(self.target.parent / name, image.name) for name in self.beside}
+            if self.has(image.name) or height is None or width is None or None in files.values():
+                continue
+            for name, source in files.items():
+                if source is not None:
+                    place = (self.folder / name / image.name).with_name(source.name)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    link(source, place)
+            png = f"{image.name}.png"
+            self.parts.take(image, self.target.with_suffix("") / png, (height, width), info[png])
+
+    def publish(self, images: Sequence[ImageRecord], categories: Sequence[Category]) -> Iterator[Path]:
+        """Put everything in its place, the COCO files first, and yield the folders; then forget it here."""
+        with writing(self.target):
+            self.parts.publish(self.target, images, categories, {_TOOL: self.command})
+        for name in self.beside:
+            wanted = {_file_of(self.folder / name, image.name) for image in images}
+            for file in (self.folder / name).rglob("*.*"):
+                if file.is_file() and file not in wanted:
+                    file.unlink()
+            place = self.target.parent / name
+            with writing(place):
+                if place.exists():
+                    os.replace(place, self.folder / f"old {name}")
+                os.replace(self.folder / name, place)
+            yield place
+        self.remove()
 
     def remove(self) -> None:
         """Forget everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
+
+def _file_of(folder: Path, name: str) -> Path | None:
+    """Return the file of a picture in a folder, whatever its ending; None where there is none."""
+    files = (folder / f"{name}{ending}" for ending in (".png", ".tif"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def command_of(run: Path, **options: object) -> dict[str, Any]:
@@ -91,16 +137,3 @@ def command_of(run: Path, **options: object) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         content.update((run / name).read_bytes())
     return {"model": content.hexdigest(), **options}
-
-
-def going_on(names: Sequence[str], kept: Kept, compute: Compute) -> Iterator[PanopticResult]:
-    """Yield the result of every picture: what was kept, and what is computed, and kept, now."""
-    done = [kept.has(name) for name in names]
-    computed = compute([index for index, known in enumerate(done) if not known])
-    for name, known in zip(names, done, strict=True):
-        if known:
-            yield kept.result(name)
-            continue
-        result = next(computed)
-        kept.keep(name, result)
-        yield result

@@ -9,16 +9,21 @@ import typer
 
 from lovasz_embed import export as exporting
 from lovasz_embed.cli._console import print_json, say
+from lovasz_embed.cli._options import Json
 from lovasz_embed.cli._run import load_run
 
 _ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 
 
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in _ENDINGS if name.startswith(incomplete)]
+
+
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
-    format: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx or torch-export.", autocompletion=_complete)] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; RUN/model.onnx or .pt2 if not given.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Write network and nearest class mean as one graph, with what reading its outputs takes."""
     _, model = load_run(run, "cpu")

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, say, tracked
-from lovasz_embed.cli._kept import Kept, command_of, going_on
+from lovasz_embed.cli._kept import Kept, Write, command_of
+from lovasz_embed.cli._options import Device, Json, complete_format, complete_split
 from lovasz_embed.cli._run import load_run, open_split
-from lovasz_embed.formats import (
-    DataError,
-    PanopticDataset,
-    open_pictures,
-    read_coco_panoptic,
-    write_coco_panoptic,
-    write_instance_map,
-)
+from lovasz_embed.formats import Category, DataError, PanopticDataset, open_pictures
+from lovasz_embed.formats._coco_writer import check_target
+from lovasz_embed.formats._png import write_png
+from lovasz_embed.formats.instance_map import UINT16_MAX, write_labels
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.panoptic import PanopticResult
-from lovasz_embed.visualise import Palette, overlay, save_png
+from lovasz_embed.panoptic._strips import index_strips
+from lovasz_embed.visualise import Palette
+from lovasz_embed.visualise._overlay import overlay_strips
 
 PREDICTIONS = "predictions.json"
 
@@ -36,71 +35,101 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of pictures.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set instead of pictures.")] = None,
-    format: Annotated[str | None, typer.Option(help="Format of --data; that of the run if not given.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of --data; 'val' if there is one.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Format of --data; that of the run if not given.", autocompletion=complete_format)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of --data; 'val' if there is one.", autocompletion=complete_split)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the predictions, or a name ending in .json.")] = Path(
         "predictions"
     ),
-    overlays: Annotated[bool, typer.Option(help="Also write every picture with its segments painted over.")] = False,
-    tile: Annotated[int | None, typer.Option(help="Segment tile by tile: side of a tile, pixels.")] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Also write every picture with its segments painted over.")
+    ] = False,
+    tile: Annotated[
+        int | None, typer.Option(help="Segment tile by tile, in the memory of one: its side, pixels.")
+    ] = None,
     overlap: Annotated[
         int | None, typer.Option(help="Pixels around a tile that the network sees as well; enough if not given.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from what an interrupted command kept.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from what is done, unfinished or with fewer pictures.")
+    ] = False,
+    device: Device = "cpu",
+    json: Json = False,
 ) -> None:
     """Segment pictures and write COCO panoptic files; for a run on instance maps also 16-bit maps."""
     start = time.perf_counter()
     record, model = load_run(run, device)
     dataset = _open(pictures, data, format, split, record.format)
     target = out if out.suffix == ".json" else out / PREDICTIONS
-    maps = target.parent / "labels" if record.format == "instance-map" else None
-    painted = target.parent / "overlays" if overlays else None
-    for folder in (maps, painted):
-        if folder is not None:
-            _refuse_foreign_folder(folder, target)
-
-    def compute(indices: list[int]) -> Iterator[PanopticResult]:
-        return training.predict(model, (dataset.image(index) for index in indices), tile=tile, overlap=overlap)
+    beside: dict[str, Write] = {}
+    if record.format == "instance-map":
+        beside["labels"] = _write_labels
+    if overlays:
+        beside["overlays"] = partial(_write_overlay, Palette.of(model.config.classes, model.config.things))
+    check_target(target, dataset.images)
+    for name in beside:
+        _refuse_foreign_folder(target.parent / name, target)
 
     _say_what_is_near(model, tile, overlap)
-    kept = Kept(target, command_of(run, tile=tile, overlap=overlap), resume)
-    taken_up = sum(map(kept.has, dataset.names))
+    kept = Kept(target, command_of(run, tile=tile, overlap=overlap), resume, beside)
+    if resume:
+        kept.take_finished(dataset.images)
+    missing = [index for index, name in enumerate(dataset.names) if not kept.has(name)]
+    taken_up = len(dataset) - len(missing)
     if taken_up:
         say(f"{taken_up} of {len(dataset)} pictures are there already")
-    # The COCO files come first, whole or not at all. The rest is read off them.
     try:
-        results = tracked(going_on(dataset.names, kept, compute), len(dataset), "predicting")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "overlap must be at least")  # was said above, once
-            write_coco_panoptic(target, results, images=dataset.images, categories=record.categories)
+        for index in tracked(missing, len(missing), "predicting"):
+            _predict_one(model, dataset, index, kept, tile, overlap, record.categories)
     except BaseException as stop:
         if not len(kept):
             kept.remove()
         elif isinstance(stop, KeyboardInterrupt):
             say(f"interrupted; the same command with --resume goes on from the {len(kept)} pictures that are done")
         raise
-    kept.remove()
-    written = read_coco_panoptic(target)
+    folders = list(kept.publish(dataset.images, record.categories))
     say(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
-    if maps is not None:
-
-        def write_map(place: Path, index: int) -> None:
-            write_instance_map(place, written.result(index).instance()[0])
-
-        _write_folder(maps, dataset, write_map)
-    if painted is not None:
-        palette = Palette.of(model.config.classes, model.config.things)
-
-        def write_overlay(place: Path, index: int) -> None:
-            save_png(place, overlay(dataset.image(index), written.result(index), palette=palette))
-
-        _write_folder(painted, dataset, write_overlay)
+    for folder in folders:
+        say(f"wrote {folder}/")
     if json:
         seconds = round(time.perf_counter() - start, 3)
         numbers = {"pictures": len(dataset), "resumed": taken_up, "seconds": seconds}
         print_json({"predictions": str(target), **numbers})
+
+
+def _predict_one(
+    model: PanopticEmbedder,
+    dataset: PanopticDataset,
+    index: int,
+    kept: Kept,
+    tile: int | None,
+    overlap: int | None,
+    categories: Sequence[Category],
+) -> None:
+    """Segment a picture and keep what is written of it; with tiles, its pixels and ids lie in files beside that."""
+    scratch = None if tile is None else kept.folder
+    picture = dataset.image(index) if scratch is None else dataset.mapped_image(index, scratch)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "overlap must be at least")  # was said above, once
+        [result] = training.predict(model, [picture], tile=tile, overlap=overlap, scratch=scratch)
+    kept.keep(dataset.images[index], picture, result, categories)
+
+
+def _write_labels(place: Path, _: NDArray[np.uint8], result: PanopticResult) -> None:
+    """Write the ids of things, in 32 bits where 16 are too few."""
+    table = np.array([0, *(s.id if s.is_thing and not s.is_crowd else 0 for s in result.segments[0])], np.int32)
+    size = (result.segmentation.shape[-2], result.segmentation.shape[-1])
+    largest = int(table.max())
+    file = place.with_name(f"{place.name}.png" if largest <= UINT16_MAX else f"{place.name}.tif")
+    write_labels(file, size, largest, (table[index] for _, index in index_strips(result)))
+
+
+def _write_overlay(palette: Palette, place: Path, picture: NDArray[np.uint8], result: PanopticResult) -> None:
+    size = (picture.shape[0], picture.shape[1])
+    write_png(place.with_name(f"{place.name}.png"), size, overlay_strips(picture, result, palette))
 
 
 def _say_what_is_near(model: PanopticEmbedder, tile: int | None, overlap: int | None) -> None:
@@ -131,19 +160,3 @@ def _refuse_foreign_folder(folder: Path, target: Path) -> None:
     if folder.exists() and not target.is_file():
         remedy = "Choose another --out."
         raise DataError(_check.message(str(folder), f"be free for what belongs to {target.name}", "it exists", remedy))
-
-
-def _write_folder(folder: Path, dataset: PanopticDataset, write: Callable[[Path, int], None]) -> None:
-    """Write one PNG per picture into a temporary folder, then put it in the place of `folder`."""
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        for index, name in enumerate(dataset.names):
-            place = work / "new" / f"{name}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write(place, index)
-        if folder.exists():
-            os.replace(folder, work / "old")
-        os.replace(work / "new", folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    say(f"wrote {folder}/")

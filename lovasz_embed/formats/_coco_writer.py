@@ -168,7 +168,7 @@ class CocoParts:
         """
         keep = {self.png(image.name) for image in images}
         for png in (self.folder / "png").rglob("*.png"):
-            if png not in keep:
+            if png.is_file() and png not in keep:
                 png.unlink()
         known = [
             {"id": c.id, "name": c.name, "supercategory": c.supercategory, "isthing": int(c.is_thing)}

@@ -26,7 +26,7 @@ from lovasz_embed.formats._pictures import (
 from lovasz_embed.formats._png import write_png
 from lovasz_embed.panoptic._strips import strip_rows
 
-_UINT16_MAX, _INT32_MAX = 65535, 2**31 - 1
+UINT16_MAX, _INT32_MAX = 65535, 2**31 - 1
 _CATEGORIES = (Category(0, "background", is_thing=False), Category(1, "object", is_thing=True))
 
 
@@ -192,11 +192,11 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
     if int(values.min()) < 0:
         raise ValueError(message("labels", "be 0 or above", values.min()))
     largest, is_tiff = int(values.max()), path.suffix.lower() in TIFF_SUFFIXES
-    if largest > (_INT32_MAX if is_tiff else _UINT16_MAX):
+    if largest > (_INT32_MAX if is_tiff else UINT16_MAX):
         count = len(np.unique(values[values > 0]))
-        fits = is_tiff or count <= _UINT16_MAX
+        fits = is_tiff or count <= UINT16_MAX
         remedy = "Renumber them from 1." if fits else "End the name in .tif, which holds 32 bits."
-        rule = f"be at most {_INT32_MAX}" if is_tiff else f"be at most {_UINT16_MAX} to fit 16 bits"
+        rule = f"be at most {_INT32_MAX}" if is_tiff else f"be at most {UINT16_MAX} to fit 16 bits"
         raise DataError(message("labels", rule, f"{count} instances up to id {largest}", remedy))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
 
 def write_labels(path: Path, size: tuple[int, int], largest: int, strips: Iterator[NDArray[Any]]) -> None:
     """Write an instance map of any size by its rows, as `strip_rows` divides them; see `write_instance_map`."""
-    dtype = np.uint16 if largest <= _UINT16_MAX else np.uint32
+    dtype = np.uint16 if largest <= UINT16_MAX else np.uint32
     converted = (strip.astype(dtype) for strip in strips)
     with replacing(path) as temporary:
         if path.suffix.lower() not in TIFF_SUFFIXES:
