@@ -76,8 +76,8 @@ def decode(path: Path, values: NDArray[np.int32], codes: Codes, remedy: str) -> 
 
 def require_grey_png(path: Path, *depths: int) -> None:
     """Raise `DataError` unless `path` is a grey PNG of one of these depths in bits; reads its first bytes only."""
-    kind = "-bit or ".join(map(str, depths))
-    _require_png(path, _GREY, depths, f"be a {kind}-bit grey PNG")
+    kind = " or ".join(map(str, depths))
+    _require_png(path, _GREY, depths, f"be a grey PNG of {kind} bits")
 
 
 def require_rgb_png(path: Path) -> None:

@@ -177,6 +177,7 @@ def write_vistas(
     counted = evaluated(labels)
     void = next((label.value for label in reversed(labels) if not label.evaluate), None)
     palette = [channel for label in labels for channel in label.color]
+    nothing = void or 0  # without a label for void there is no void pixel: that is checked
     annotations: list[dict[str, Any]] = []
     listed: list[dict[str, Any]] = []
 
@@ -197,17 +198,16 @@ def write_vistas(
         def value(segment: Segment) -> int:
             return _PER_LABEL * label_of(segment) + numbers.get(segment.id, 0)
 
+        maps = {
+            f"instances/{image.name}.png": png(paint(picture, value, _PER_LABEL * nothing, np.uint16)),
+            f"labels/{image.name}.png": png(paint(picture, label_of, nothing, np.uint8), palette),
+        }
         ids = [label.category_id for label in counted]
         [(annotation, colours)] = picture.to_coco([image.image_id], ids, [f"{image.name}.png"])
         height, width = picture.segmentation.shape[-2:]
         annotations.append(annotation)
         listed.append({"id": image.image_id, "file_name": image.file_name, "height": height, "width": width})
-        nothing = void or 0
-        return {
-            f"instances/{image.name}.png": png(paint(picture, value, _PER_LABEL * nothing, np.uint16)),
-            f"labels/{image.name}.png": png(paint(picture, label_of, nothing, np.uint8), palette),
-            f"panoptic/{image.name}.png": png(colours),
-        }
+        return {**maps, f"panoptic/{image.name}.png": png(colours)}
 
     def last() -> Files:
         content = {
