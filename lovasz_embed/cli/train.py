@@ -23,7 +23,7 @@ from lovasz_embed.cli._options import (
     complete_split,
 )
 from lovasz_embed.cli._run import DatasetRecord, open_split, usable_device
-from lovasz_embed.formats import PanopticDataset
+from lovasz_embed.formats import FORMATS, PanopticDataset
 from lovasz_embed.model import ModelConfig, PanopticEmbedder
 from lovasz_embed.training import Progress, TrainConfig, Writer, fit
 
@@ -33,6 +33,15 @@ class Preset(NamedTuple):
 
     training: dict[str, Any]
     model: dict[str, Any]
+
+
+def _street(*, crop: int, unit: float, things: int, stuff: int, stride: int = 2) -> Preset:
+    """Return a preset for pictures of streets: chosen by their sizes, not tuned on any of these data sets."""
+    network = {"widths": (32, 64, 96, 128, 160), "stride": stride, "dims": 16, "unit": unit}
+    return Preset(
+        {"crop": crop, "batch": 4, "scale": 1.6, "loss_stride": 4},
+        {**network, "min_thing_area": things, "min_stuff_area": stuff},
+    )
 
 
 # Microscopy knows no up and down. Photographs show things of a few pixels and things as large as the picture: a
@@ -48,6 +57,14 @@ PRESETS = {
             "unit": 32.0,
         },
     ),
+    "cityscapes": _street(crop=512, unit=32.0, things=100, stuff=1024),
+    "cityscapes-coarse": _street(crop=512, unit=32.0, things=100, stuff=1024),
+    "vistas": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
+    "vistas-v1.2": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
+    "vistas-v2.0": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
+    "kitti-step": _street(crop=320, unit=24.0, things=50, stuff=512),
+    "kitti": _street(crop=320, unit=24.0, things=50, stuff=512),
+    "mots": _street(crop=320, unit=24.0, things=50, stuff=512),
 }
 
 
@@ -60,7 +77,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; made if it is not there.")],
     format: Annotated[
-        str, typer.Option(help="coco-panoptic or instance-map.", autocompletion=complete_format)
+        str, typer.Option(help=f"One of {', '.join(FORMATS)}.", autocompletion=complete_format)
     ] = "coco-panoptic",
     split: Annotated[
         str | None, typer.Option(help="Split to train on; 'train' if there is one.", autocompletion=complete_split)
