@@ -29,7 +29,12 @@ class Centre(TwoHeaded):
     """
 
     OWN = 3
-    TRIALS = ({}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3}, {"offset_weight": 1.0})
+    TRIALS = (
+        {},
+        {"heat_weight": 20.0},
+        {"heat_weight": 20.0, "learning_rate": 4e-3},
+        {"heat_weight": 20.0, "learning_rate": 1e-3},
+    )
     READINGS = (
         {},
         {"threshold": 0.3},
@@ -48,6 +53,9 @@ class Centre(TwoHeaded):
         backbone: str | None = None,
     ) -> None:
         super().__init__(track, backbone=backbone)
+        with torch.no_grad():  # or the heat map's error, times its weight, is at first all that the network learns from
+            self.network.head.weight[len(track.classes) :] *= 0.01
+            self.network.head.bias[len(track.classes) :] = 0
         self.sigma, self.hardest = sigma, hardest
         self.heat_weight, self.offset_weight = heat_weight, offset_weight
 

@@ -14,7 +14,7 @@ from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.panoptic import PanopticResult, assemble
 from lovasz_embed.training import View
 
-_SAMPLE = 3000  # pixels of a category that mean shift looks at
+_SAMPLE = 1500  # pixels of a category that mean shift looks at
 _TINY = 1e-12  # under the root: the gradient of a norm at 0 is not finite
 
 
@@ -31,7 +31,7 @@ class Discriminative(TwoHeaded):
         backbone: See `build_network`.
     """
 
-    TRIALS = ({}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3}, {"coordinates": "none"})
+    TRIALS = ({}, {"coordinates": "none"}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
     # With the margin clustering of the library as well: the contest is about the embedding, not about whose
     # search for modes is the better one.
     READINGS = ({}, {"bandwidth": 0.75}, {"bandwidth": 1.5}, {"search": "margin"})
@@ -79,7 +79,7 @@ class Discriminative(TwoHeaded):
         Args:
             output: Of the network.
             bandwidth: Radius of a mode, embedding units.
-            search: "mean-shift": scikit-learn's, with a flat kernel and bin seeding, on at most 3,000 pixels of a
+            search: "mean-shift": scikit-learn's, with a flat kernel and bin seeding, on at most 1,500 pixels of a
                 category, the others to the nearest mode within the bandwidth. "margin": that of the library.
         """
         logits = self.split(output)[0]

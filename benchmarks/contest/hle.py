@@ -32,7 +32,7 @@ class Hle(Contestant):
         groups: Category to supercategory: a level above that of categories.
     """
 
-    TRIALS = ({}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3}, {"unit": 16.0})
+    TRIALS = ({}, {"unit": 16.0}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
     READINGS = ({}, {"reach": 1.0}, {"connected": True}, {"reach": 2.5})
 
     def __init__(self, track: Track, *, backbone: str | None = None, **options: Any) -> None:

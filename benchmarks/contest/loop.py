@@ -21,7 +21,7 @@ class Trained:
 
     Attributes:
         steps: Steps done.
-        seconds: Of the whole loop, cropping included.
+        seconds: CPU seconds of the whole loop, cropping included; with one thread and a free core what a clock says.
         loss_seconds: Of the loss alone, forward and backward with respect to the network's output.
         losses: About twenty values of the loss, evenly spread.
     """
@@ -49,7 +49,7 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
     optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
     contestant.train()
     done = Trained()
-    began = time.perf_counter()
+    began = time.process_time()
     for step in range(config.steps):
         views = batches[step]
         warm = min(1.0, (step + 1) / max(config.warmup, 1))
@@ -59,10 +59,10 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
             output = contestant(views.picture)
         # The graph is cut at the output, so that the loss can be timed alone; the gradients are the same.
         cut = output.detach().requires_grad_()
-        before = time.perf_counter()
+        before = time.process_time()
         loss = contestant.loss(cut, views)
         loss.backward()
-        done.loss_seconds += time.perf_counter() - before
+        done.loss_seconds += time.process_time() - before
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RuntimeError(f"the loss of {type(contestant).__name__} is {value} in step {step}")
@@ -72,7 +72,7 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
         optimiser.step()
         if step % max(config.steps // 20, 1) == 0 or step == config.steps - 1:
             done.losses.append(round(value, 4))
-    done.steps, done.seconds = config.steps, time.perf_counter() - began
+    done.steps, done.seconds = config.steps, time.process_time() - began
     spread = range(0, len(pictures), -(-len(pictures) // config.mean_pictures))
     views_of_means = (batches.picture(index) for index in spread)
     contestant.after_training(views_of_means, config.amp)

@@ -28,8 +28,8 @@ class Scored(NamedTuple):
 
     Attributes:
         scores: The fields of `QUALITY`.
-        network_seconds: Of the network, per picture.
-        reading_seconds: From the network's output to the result, per picture.
+        network_seconds: CPU seconds of the network, per picture.
+        reading_seconds: CPU seconds from the network's output to the result, per picture.
     """
 
     scores: dict[str, float | None]
@@ -47,13 +47,13 @@ def score_pictures(
     for index in range(len(pictures)):
         sample = pictures[index]
         truth = truth_of(sample, track)
-        began = time.perf_counter()
+        began = time.process_time()
         output = contestant(prepare(sample.image)[None])
-        network += time.perf_counter() - began
+        network += time.process_time() - began
         for number, reading in enumerate(readings):
-            began = time.perf_counter()
+            began = time.process_time()
             result = contestant.read(output, **reading)
-            reading_times[number] += time.perf_counter() - began
+            reading_times[number] += time.process_time() - began
             qualities[number].update(result, truth)
     count = max(len(pictures), 1)
     scored = []

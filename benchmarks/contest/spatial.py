@@ -30,7 +30,7 @@ class Spatial(TwoHeaded):
     """
 
     OWN = 4  # two offsets, bandwidth, seed
-    TRIALS = ({}, {"learning_rate": 1e-3}, {"learning_rate": 4e-3}, {"foreground": 10.0})
+    TRIALS = ({}, {"foreground": 10.0}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
     READINGS = ({}, {"min_seed": 0.3}, {"min_seed": 0.7}, {"min_fresh": 0.3})
 
     def __init__(
