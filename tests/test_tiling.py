@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lovasz_embed import panoptic_quality, segment, segment_tiles
-from lovasz_embed._ops.tile_join import Instances, join
+from lovasz_embed._ops.threads import map_threads
+from lovasz_embed._ops.tile_join import Instances, Totals, join
 from lovasz_embed.cli.demo import ScenePictures
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 from lovasz_embed.model.preparing import Stretch
@@ -128,6 +129,18 @@ def test_areas_count_over_all_tiles() -> None:
         options = {**SETTINGS, "min_thing_area": least}
         tiled = segment_tiles(slicing(embedding), (1, 8), MEANS, **options, tile=2, overlap=0, at_once=0)
         assert len(tiled.segments[0]) == segments
+
+
+def test_an_instance_that_loses_its_pixels_to_a_nearer_one_goes() -> None:
+    """Else it would still take pixels in the last pass, and leave void where it is too small in the end."""
+    found = Instances(np.array([[0.0], [1.5]]), np.zeros(2, np.int64), np.array([5, 5]))
+    totals = Totals(found, np.dtype(np.float32))
+    pixels = np.array([[0.0, 0.25, 0.5, 0.25, 1.25, 1.5]], np.float32)
+    assert totals.assign(pixels, np.zeros(6, np.int32), 1.0, map_threads).tolist() == [1, 1, 1, 1, 2, 2]
+    for least, left in ((2, [[0.25], [1.375]]), (3, [[0.25]]), (5, [])):
+        settled = totals.settled(least)
+        assert settled.means.tolist() == left
+        assert settled.sizes.tolist() == [4, 2][: len(left)]
 
 
 def test_more_instances_than_one_clustering_finds_are_no_limit() -> None:

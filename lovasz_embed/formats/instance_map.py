@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -205,7 +206,7 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
 
 def write_labels(path: Path, size: tuple[int, int], largest: int, strips: Iterator[NDArray[Any]]) -> None:
     """Write an instance map of any size by its rows, as `strip_rows` divides them; see `write_instance_map`."""
-    dtype = np.uint16 if largest <= UINT16_MAX else np.uint32
+    dtype = np.dtype("<u2" if largest <= UINT16_MAX else "<u4")
     converted = (strip.astype(dtype) for strip in strips)
     with replacing(path) as temporary:
         if path.suffix.lower() not in TIFF_SUFFIXES:
@@ -214,9 +215,10 @@ def write_labels(path: Path, size: tuple[int, int], largest: int, strips: Iterat
         require("tifffile", "tifffile")
         import tifffile
 
-        rows = next(strip_rows(*size))
-        layout: dict[str, Any] = {"shape": size, "dtype": dtype, "rowsperstrip": rows.stop, "compression": "zlib"}
-        tifffile.imwrite(temporary, converted, photometric="minisblack", **layout)
+        packed = (zlib.compress(strip.tobytes()) for strip in converted)  # tifffile takes single strips only so
+        rows = next(strip_rows(*size)).stop
+        layout: dict[str, Any] = {"shape": size, "dtype": dtype, "rowsperstrip": rows, "photometric": "minisblack"}
+        tifffile.imwrite(temporary, packed, byteorder="<", compression="zlib", **layout)
 
 
 def instance_map_splits(folder: Path) -> tuple[str, ...]:
