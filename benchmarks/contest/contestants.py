@@ -7,6 +7,7 @@ from contest.contestant import Contestant
 from contest.discriminative import Discriminative
 from contest.hle import Hle
 from contest.spatial import Spatial
+from contest.variants import Variant
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     "hle": Hle,
@@ -14,6 +15,7 @@ CONTESTANTS: dict[str, type[Contestant]] = {
     "spatial": Spatial,
     "discriminative": Discriminative,
 }
+VARIANTS: dict[str, type[Contestant]] = {"variant": Variant}
 TITLES = {
     "hle": "ours (HLE)",
     "centre": "centres and offsets",

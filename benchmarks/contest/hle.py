@@ -23,13 +23,12 @@ _TRAIN = {field.name for field in fields(TrainConfig)}
 
 
 class Hle(Contestant):
-    """The method of the library; every option of `ModelConfig` and `TrainConfig` can be changed for an ablation.
+    """The method of the library, by its defaults; every option of `ModelConfig` and `TrainConfig` can be changed.
 
-    Beside those, for ablations only:
-        level_weights: Of the category and the instance level.
-        window: Side of the windows, pixels, to which the negatives of an instance are limited; None is no limit.
-        predicted_bandwidth: Whether a channel more predicts the radius of an instance (gaussian kernel).
-        groups: Category to supercategory: a level above that of categories.
+    Args:
+        track: The track.
+        backbone: See `build_network`.
+        options: Of `ModelConfig`, on top of those of the track, and of the loss in `TrainConfig`.
     """
 
     TRIALS = ({}, {"unit": 16.0}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
@@ -37,10 +36,6 @@ class Hle(Contestant):
 
     def __init__(self, track: Track, *, backbone: str | None = None, **options: Any) -> None:
         super().__init__()
-        self.level_weights = options.pop("level_weights", (1.0, 1.0))
-        self.window = options.pop("window", None)
-        self.predicted_bandwidth = options.pop("predicted_bandwidth", False)
-        self.groups = options.pop("groups", None)
         unknown = set(options) - _MODEL - _TRAIN
         if unknown:
             raise ValueError(f"options must be of ModelConfig or TrainConfig, got {sorted(unknown)}")
@@ -65,7 +60,6 @@ class Hle(Contestant):
         """Return the hierarchical hinge with the terms that `TrainConfig` asks for."""
         self._follow(output.detach(), views.semantic)
         levels = self.network.levels(views.semantic, views.instance, views.crowd)
-        levels = tuple(replace(level, weight=w) for level, w in zip(levels, self.level_weights, strict=True))
         loss: Tensor = self.hinge(output, levels, self.running).loss
         return loss
 

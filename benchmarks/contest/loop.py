@@ -59,6 +59,7 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
             output = contestant(views.picture)
         # The graph is cut at the output, so that the loss can be timed alone; the gradients are the same.
         cut = output.detach().requires_grad_()
+        optimiser.zero_grad()
         before = time.process_time()
         loss = contestant.loss(cut, views)
         loss.backward()
@@ -66,7 +67,6 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RuntimeError(f"the loss of {type(contestant).__name__} is {value} in step {step}")
-        optimiser.zero_grad()
         output.backward(cut.grad)
         nn.utils.clip_grad_norm_(learning, config.clip)
         optimiser.step()

@@ -22,7 +22,7 @@ class Key(NamedTuple):
     """What tells the trainings of a contest apart.
 
     Attributes:
-        stage: "tune": scored on the validation pictures; "test": on the test pictures.
+        stage: "tune" and "ablate": scored on the validation pictures; "test": on the test pictures.
         method: Name of the contestant, or of an ablation.
         trial: Which of the method's trials.
         seed: Of weights and crops.
@@ -35,7 +35,8 @@ class Key(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """Return its file."""
-        return folder / self.method / f"{self.stage}-trial{self.trial}-seed{self.seed}.json"
+        name = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in self.method)
+        return folder / name / f"{self.stage}-trial{self.trial}-seed{self.seed}.json"
 
 
 def folder_of(out: Path, track: str, budget: str) -> Path:

@@ -56,6 +56,29 @@ def trials_table(folder: Path) -> str:
     return _rows(["trained with", "best read off with", "PQ", "PQ things"], rows) + "\n"
 
 
+def ablation_table(folder: Path, names: Sequence[str]) -> str:
+    """Return the ablations in Markdown, with the difference to the default of the same seeds."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in read_all(folder, "ablate"):
+        found.setdefault(record["method"], {})[record["seed"]] = record
+    if "default" not in found:
+        raise SystemExit(f"{folder} must hold the ablation named default, got none. Run ablate.py first.")
+    rows = {}
+    for name in names:
+        if name not in found:
+            continue
+        records = found[name]
+        common = [seed for seed in records if seed in found["default"]]
+        ways = [records[seed]["scores"]["pq"] - found["default"][seed]["scores"]["pq"] for seed in common]
+        step = spread([1e3 * record["train_seconds"] / record["steps"] for record in records.values()])[0]
+        cells = [_percent([r["scores"][score] for r in records.values()]) for _, score in SCORES]
+        drift = _number(*spread([r["stability"]["drift"] for r in records.values()]), "{:.3f}")
+        rows[name] = [_percent(list(ways)), *cells, drift, f"{step:.0f}", str(len(records))]
+    head = ["PQ - default", *(title for title, _ in SCORES), "drift", "ms per step", "seeds"]
+    every = [record for records in found.values() for record in records.values()]
+    return _heading(folder, every).replace("test pictures", "validation pictures") + "\n\n" + _rows(head, rows) + "\n"
+
+
 def _heading(folder: Path, records: Sequence[Record]) -> str:
     first = records[0]
     dates = sorted({record["date"] for record in records})

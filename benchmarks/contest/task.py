@@ -9,7 +9,7 @@ import torch
 
 from contest.budgets import BUDGETS, Budget
 from contest.contestant import Contestant, Options
-from contest.contestants import CONTESTANTS
+from contest.contestants import CONTESTANTS, VARIANTS
 from contest.loop import train
 from contest.records import Key, Record, folder_of, read_record, surroundings, write_record
 from contest.scoring import score_films, score_pictures
@@ -53,7 +53,7 @@ class Contest:
     def settings(self, stage: str) -> Record:
         """Return what must agree between a record and the contest that takes it over."""
         budget = self.amounts
-        steps = budget.steps if stage == "test" else budget.tuning_steps
+        steps = budget.tuning_steps if stage == "tune" else budget.steps
         return {"track": self.track, "steps": steps, "backbone": self.backbone, **asdict(budget.amounts)}
 
     def open(self) -> Track:
@@ -108,8 +108,8 @@ def build(task: Task, track: Track) -> tuple[Contestant, TrainConfig]:
     # A short training has no time for a warm-up of fifty steps.
     config = replace(config, warmup=min(config.warmup, max(config.steps // 10, 1)))
     torch.manual_seed(task.key.seed)
-    contestant = CONTESTANTS[task.contestant or task.key.method](track, backbone=task.contest.backbone, **options)
-    return contestant, config
+    method = {**CONTESTANTS, **VARIANTS}[task.contestant or task.key.method]
+    return method(track, backbone=task.contest.backbone, **options), config
 
 
 def run_task(task: Task, track: Track | None = None) -> Record:
@@ -124,7 +124,7 @@ def run_task(task: Task, track: Track | None = None) -> Record:
     pictures = track.test if task.key.stage == "test" else track.val
     scored = score_pictures(contestant, pictures, track, task.readings)
     best = max(range(len(scored)), key=lambda number: (scored[number].scores["pq"] or 0.0, -number))
-    stability = score_films(contestant, track, task.readings[best]) if task.key.stage == "test" else None
+    stability = None if task.key.stage == "tune" else score_films(contestant, track, task.readings[best])
     record = {
         "track": task.contest.track,
         "budget": task.contest.budget,

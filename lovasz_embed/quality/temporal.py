@@ -230,8 +230,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _ids(instance: Tensor) -> Tensor:
-    ids = torch.unique(instance).long()
-    return ids[ids > 0]
+    ids: Tensor = torch.unique(instance[instance > 0].long())
+    return ids
 
 
 def _means(points: Tensor, instance: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +248,8 @@ def _nearest_is(points: Tensor, means: Tensor, own: Tensor) -> Tensor:
     distances = torch.cdist(points, means, compute_mode="donot_use_mm_for_euclid_dist")
     own_distance = distances.gather(1, own[:, None])
     others = distances.scatter(1, own[:, None], torch.inf)
-    return own_distance[:, 0] < others.amin(1)
+    nearest: Tensor = own_distance[:, 0] < others.amin(1)
+    return nearest
 
 
 def _covering(frame: Frame, ignore_index: int) -> dict[int, int]:
