@@ -92,6 +92,17 @@ def test_random_maps_come_back_from_vistas_instance_maps(data: st.DataObject) ->
         assert numbered(dataset.result(0), dataset.things) == expected
 
 
+@settings(max_examples=10)
+@given(ids=st.lists(st.integers(1, 2**24 - 1), min_size=1, max_size=8, unique=True))
+def test_segment_ids_of_24_bits_come_back_from_vistas(ids: list[int]) -> None:
+    segments = tuple(Segment(number, 1, True, 1) for number in sorted(ids))
+    result = PanopticResult(torch.tensor([[ids]], dtype=torch.int32), (segments,))
+    with tempfile.TemporaryDirectory() as folder:
+        labels = write_dataset(Path(folder), "vistas", [result]).labels(0)
+        assert labels is not None
+        assert labels.instance.tolist() == [ids]
+
+
 @pytest.mark.parametrize("format", ["kitti-step", "mots"])
 @given(ids=st.lists(st.integers(1, 999), min_size=2, max_size=6, unique=True))
 @settings(max_examples=10)

@@ -48,7 +48,7 @@ class Codes(NamedTuple):
 def decode(path: Path, values: NDArray[np.int32], codes: Codes, remedy: str) -> Labels:
     """Return the labels that a map of values stands for; `values` itself becomes their instance map.
 
-    Three look-ups per pixel, in strips: 2 bytes per pixel on top of `values`.
+    Three look-ups per pixel, in strips: 2 bytes per pixel on top of `values`, which lie below 65,536.
 
     Raises:
         DataError: A value that is not known; the text names the file, the value and a pixel.
@@ -61,8 +61,8 @@ def decode(path: Path, values: NDArray[np.int32], codes: Codes, remedy: str) -> 
     for start in range(0, flat.size, STRIP):
         part = slice(start, start + STRIP)
         index = flat[part].astype(np.intp)
-        if int(index.max()) >= VALUES or not codes.known[index].all():
-            known = (index < VALUES) & codes.known[np.minimum(index, VALUES - 1)]
+        known = codes.known[index]
+        if not known.all():
             first = int(known.argmin())
             row, column = divmod(start + first, values.shape[1])
             got = f"{int(index[first])} at row {row}, column {column}"
