@@ -14,6 +14,7 @@ from lovasz_embed.panoptic import PanopticResult, assemble
 from lovasz_embed.training import View
 
 _MOST_CENTRES = 1000
+_EXACT = "donot_use_mm_for_euclid_dist"
 
 
 class Centre(TwoHeaded):
@@ -107,7 +108,7 @@ class Centre(TwoHeaded):
             strongest = heat[b].flatten()[found].argsort(descending=True, stable=True)[:_MOST_CENTRES]
             centres = position[:, found[strongest]].T.contiguous()
             here = points[b][:, is_thing[b]].T
-            parts = [torch.cdist(part, centres).argmin(1) + 1 for part in here.split(1 << 16)]
+            parts = [torch.cdist(part, centres, compute_mode=_EXACT).argmin(1) + 1 for part in here.split(1 << 16)]
             clusters[b][is_thing[b]] = torch.cat(parts) if parts else clusters.new_zeros(0)
         return assemble(semantic, clusters, things=self.things, ignore_index=-1, **self.minima)
 

@@ -36,7 +36,7 @@ class Contestant(nn.Module, ABC):
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return the network's output (B, N, H, W), float32."""
-        output: Tensor = self.network(picture.contiguous(memory_format=torch.channels_last))
+        output: Tensor = self.network(picture)
         return output
 
     @abstractmethod

@@ -15,6 +15,7 @@ from lovasz_embed.panoptic import PanopticResult, assemble
 from lovasz_embed.training import View
 
 _SAMPLE = 1500  # pixels of a category that mean shift looks at
+_EXACT = "donot_use_mm_for_euclid_dist"
 _TINY = 1e-12  # under the root: the gradient of a norm at 0 is not finite
 
 
@@ -79,7 +80,7 @@ class Discriminative(TwoHeaded):
         Args:
             output: Of the network.
             bandwidth: Radius of a mode, embedding units.
-            search: "mean-shift": scikit-learn's, with a flat kernel and bin seeding, on at most 1,500 pixels of a
+            search: "mean-shift": scikit-learn's, with a flat kernel, from a point of each occupied bin, on at most 1,500 pixels of a
                 category, the others to the nearest mode within the bandwidth. "margin": that of the library.
         """
         logits = self.split(output)[0]
@@ -112,8 +113,13 @@ def _mean_shift(points: Any, bandwidth: float) -> Tensor:
     from sklearn.cluster import MeanShift
 
     sample = points[:: max(-(-len(points) // _SAMPLE), 1)]
-    shift = MeanShift(bandwidth=bandwidth, bin_seeding=True, cluster_all=False).fit(sample)
+    # One point of each occupied bin, and not the bin's centre, as bin_seeding takes: in eight dimensions that may be
+    # 1.4 bandwidths from all of the bin's points, and their mode is then never found.
+    _, first = np.unique(np.round(sample / bandwidth), axis=0, return_index=True)
+    shift = MeanShift(bandwidth=bandwidth, seeds=sample[np.sort(first)], cluster_all=False).fit(sample)
     centres = torch.from_numpy(np.asarray(shift.cluster_centers_, dtype=np.float32))
-    nearest = [torch.cdist(part, centres).min(1) for part in torch.from_numpy(points).split(1 << 16)]
+    # As differences, not by a matrix product, which loses the digits of points far from the origin.
+    ways = [torch.cdist(part, centres, compute_mode=_EXACT) for part in torch.from_numpy(points).split(1 << 16)]
+    nearest = [way.min(1) for way in ways]
     distance, label = (torch.cat([getattr(part, name) for part in nearest]) for name in ("values", "indices"))
     return torch.where(distance <= bandwidth, label + 1, 0)

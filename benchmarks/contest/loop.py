@@ -56,7 +56,7 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
-            output = contestant(views.picture)
+            output = contestant(views.picture.contiguous(memory_format=torch.channels_last))
         # The graph is cut at the output, so that the loss can be timed alone; the gradients are the same.
         cut = output.detach().requires_grad_()
         optimiser.zero_grad()

@@ -108,7 +108,7 @@ def _synthetic(amounts: Amounts, cache: Path) -> Track:
 
 def _nuclei(amounts: Amounts, data: Path) -> Track:
     folder = data / "dsb2018_nuclei"
-    known, test = (open_dataset(folder, "instance-map", split) for split in ("train", "val"))
+    known, test = (open_dataset(folder, format="instance-map", split=split) for split in ("train", "val"))
     # Every tenth or so is held out for tuning; the order of the files says nothing about their content.
     held = set(range(0, len(known), -(-len(known) // 40)))
     train = [index for index in range(len(known)) if index not in held]
@@ -127,7 +127,7 @@ def _nuclei(amounts: Amounts, data: Path) -> Track:
 
 def _coco(amounts: Amounts, data: Path) -> Track:
     folder = data / "coco_panoptic_open"
-    known, test = (open_dataset(folder, "coco-panoptic", split) for split in ("train", "val"))
+    known, test = (open_dataset(folder, format="coco-panoptic", split=split) for split in ("train", "val"))
     held = range(0, len(known), 5)  # 6 of the 26 pictures
     train = [index for index in range(len(known)) if index not in held]
     return Track(
