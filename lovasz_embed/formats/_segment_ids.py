@@ -39,32 +39,36 @@ def decode_segments(path: Path, png: NDArray[np.uint8], segments: Sequence[Segme
     Args:
         path: For the text of the error.
         png: uint8 (H, W, 3), id = R + 256 G + 65536 B.
-        segments: At most 65535 of them.
+        segments: At most 65533 of them.
 
     Raises:
         DataError: A pixel has an id, other than 0, that no segment has.
     """
-    if len(segments) > np.iinfo(np.uint16).max:
-        raise DataError(message(str(path), "have at most 65535 segments", len(segments)))
+    # Position 0 is what no segment has; void comes after the segments.
+    kinds = [(VOID, 0, False), *(segment[1:] for segment in segments), (VOID, 0, False)]
+    if len(kinds) > np.iinfo(np.uint16).max:
+        raise DataError(message(str(path), "have at most 65533 segments", len(segments)))
     table = np.zeros(1 << 24, np.uint16)
     table[[segment.id for segment in segments]] = np.arange(1, len(segments) + 1)
-    void = SegmentLabel(0, VOID, 0, False)
-    _, of_semantic, of_instance, of_crowd = zip(void, *segments, strict=True)
+    table[0] = len(segments) + 1
+    of_semantic, of_instance, of_crowd = zip(*kinds, strict=True)
     to_semantic, to_instance = np.array(of_semantic, np.uint8), np.array(of_instance, np.int32)
     to_crowd = np.array(of_crowd, bool)
-    shape = png.shape[:2]
-    labels = Labels(np.empty(shape, np.uint8), np.empty(shape, np.int32), crowd := np.empty(shape, bool))
-    rows = max(1, STRIP // max(1, shape[1]))
-    for top in range(0, shape[0], rows):
-        strip = slice(top, top + rows)
-        colours = png[strip].astype(np.intp)
-        ids = colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
+    height, width = png.shape[:2]
+    semantic, instance = np.empty((height, width), np.uint8), np.empty((height, width), np.int32)
+    crowd = np.empty((height, width), bool)
+    rows = max(1, STRIP // max(1, width))
+    colours = np.zeros((rows, width, 4), np.uint8)  # three bytes and a zero are a number of four bytes
+    for top in range(0, height, rows):
+        strip = slice(top, min(top + rows, height))
+        part = colours[: strip.stop - top]
+        part[..., :3] = png[strip]
+        ids = part.view("<u4")[..., 0].astype(np.intp)
         position = table[ids].astype(np.intp)
-        stray = (position == 0) & (ids != 0)
-        if stray.any():
+        if not position.all():
             rule = "hold only ids of its entry in the JSON"
-            raise DataError(message(str(path), rule, f"segment {int(ids[stray][0])}"))
-        labels.semantic[strip] = to_semantic[position]
-        labels.instance[strip] = to_instance[position]
-        crowd[strip] = to_crowd[position]
-    return labels
+            raise DataError(message(str(path), rule, f"segment {int(ids[position == 0][0])}"))
+        np.take(to_semantic, position, out=semantic[strip], mode="clip")
+        np.take(to_instance, position, out=instance[strip], mode="clip")
+        np.take(to_crowd, position, out=crowd[strip], mode="clip")
+    return Labels(semantic, instance, crowd)
