@@ -80,8 +80,9 @@ class Discriminative(TwoHeaded):
         Args:
             output: Of the network.
             bandwidth: Radius of a mode, embedding units.
-            search: "mean-shift": scikit-learn's, with a flat kernel, from a point of each occupied bin, on at most 1,500 pixels of a
-                category, the others to the nearest mode within the bandwidth. "margin": that of the library.
+            search: "mean-shift": scikit-learn's, with a flat kernel, from a point of each occupied bin, on at most
+                1,500 pixels of a category, the others to the nearest mode within the bandwidth. "margin": that of
+                the library.
         """
         logits = self.split(output)[0]
         semantic, is_thing = self.categories(logits)
