@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,55 +22,17 @@ from lovasz_embed.cli._options import (
     complete_format,
     complete_split,
 )
+from lovasz_embed.cli._presets import PRESETS as PRESETS
+from lovasz_embed.cli._presets import preset
 from lovasz_embed.cli._run import DatasetRecord, open_split, usable_device
 from lovasz_embed.formats import FORMATS, PanopticDataset
-from lovasz_embed.model import ModelConfig, PanopticEmbedder
+from lovasz_embed.model import BACKBONES, ModelConfig, PanopticEmbedder
 from lovasz_embed.training import Progress, TrainConfig, Writer, fit
 
 
-class Preset(NamedTuple):
-    """What suits one kind of pictures; the command line's options come on top."""
-
-    training: dict[str, Any]
-    model: dict[str, Any]
-
-
-def _street(*, crop: int, unit: float, things: int, stuff: int, stride: int = 2) -> Preset:
-    """Return a preset for pictures of streets: chosen by their sizes, not tuned on any of these data sets."""
-    network = {"widths": (32, 64, 96, 128, 160), "stride": stride, "dims": 16, "unit": unit}
-    return Preset(
-        {"crop": crop, "batch": 4, "scale": 1.6, "loss_stride": 4},
-        {**network, "min_thing_area": things, "min_stuff_area": stuff},
-    )
-
-
-# Microscopy knows no up and down. Photographs show things of a few pixels and things as large as the picture: a
-# wider view, a coarser unit and lattice, more dimensions for more categories.
-PRESETS = {
-    "instance-map": Preset({"turn": True}, {}),
-    "coco-panoptic": Preset(
-        {"crop": 320, "batch": 4, "scale": 1.6, "loss_stride": 4},
-        {
-            "widths": (32, 64, 96, 128, 160),
-            "stride": 2,
-            "dims": 16,
-            "unit": 32.0,
-        },
-    ),
-    "cityscapes": _street(crop=512, unit=32.0, things=100, stuff=1024),
-    "cityscapes-coarse": _street(crop=512, unit=32.0, things=100, stuff=1024),
-    "vistas": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
-    "vistas-v1.2": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
-    "vistas-v2.0": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
-    "kitti-step": _street(crop=320, unit=24.0, things=50, stuff=512),
-    "kitti": _street(crop=320, unit=24.0, things=50, stuff=512),
-    "mots": _street(crop=320, unit=24.0, things=50, stuff=512),
-}
-
-
-def preset(format: str) -> Preset:
-    """Return the preset of a format; one without has the defaults."""
-    return PRESETS.get(format, Preset({}, {}))
+def complete_backbone(incomplete: str) -> list[str]:
+    """Return the backbones that begin as what was typed."""
+    return [name for name in BACKBONES if name.startswith(incomplete)]
 
 
 def train(
@@ -90,6 +52,18 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Crops a step.", rich_help_panel=TRAINING)] = None,
     crop: Annotated[int | None, typer.Option(help="Side of a crop, pixels.", rich_help_panel=TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=TRAINING)] = None,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="conv, from scratch, or efficientnet-lite0, pretrained on ImageNet.",
+            autocompletion=complete_backbone,
+            rich_help_panel=TRAINING,
+        ),
+    ] = "conv",
+    backbone_rate: Annotated[
+        float | None,
+        typer.Option(help="Factor of the learning rate for the backbone; 0 freezes it.", rich_help_panel=TRAINING),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and crops.", rich_help_panel=TRAINING)] = 0,
     score_every: Annotated[
         int, typer.Option(help="Steps between two scorings; 0 scores never.", min=0, rich_help_panel=SCORING)
@@ -117,10 +91,17 @@ def train(
     score = _score(data, format, score_split, dataset, score_pictures) if score_every else None
     if score_split is not None and score is None:
         raise ValueError(_check.message("--score-split", "come with --score-every", "none"))
-    given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
+    _check.one_of("--backbone", backbone, BACKBONES)
+    given = {
+        "steps": steps,
+        "batch": batch,
+        "crop": crop,
+        "learning_rate": learning_rate,
+        "backbone_rate": backbone_rate,
+    }
     options: dict[str, Any] = {
         "steps": 20_000,
-        **preset(format).training,
+        **preset(format, backbone).training,
         **{name: value for name, value in given.items() if value is not None},
         "minutes": minutes or None,
         "seed": seed,
@@ -128,7 +109,8 @@ def train(
     }
     config = TrainConfig(**options)
     torch.manual_seed(seed)
-    model = PanopticEmbedder(model_config(dataset, format)).to(usable_device(device))
+    model = PanopticEmbedder(model_config(dataset, format, backbone), pretrained=backbone != "conv")
+    model.to(usable_device(device))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}")
     # Where a finished run is resumed, no step is left to be told about.
@@ -184,10 +166,10 @@ def _score(
     return score
 
 
-def model_config(dataset: PanopticDataset, format: str) -> ModelConfig:
+def model_config(dataset: PanopticDataset, format: str, backbone: str = "conv") -> ModelConfig:
     """Return the reference model's configuration for a data set."""
     names = tuple(category.name for category in dataset.categories)
-    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **preset(format).model)
+    return ModelConfig(classes=names, things=tuple(sorted(dataset.things)), **preset(format, backbone).model)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lovasz_embed.model.backbones import AdaptedBackbone, build_backbone
+from lovasz_embed.model.config import BACKBONES as BACKBONES
 from lovasz_embed.model.config import COORDINATES as COORDINATES
 from lovasz_embed.model.config import ModelConfig
 from lovasz_embed.model.embedder import CONFIG as CONFIG
@@ -10,4 +12,12 @@ from lovasz_embed.model.embedder import PanopticEmbedder
 from lovasz_embed.model.layers import ConvEncoder, StandardisedConv2d
 from lovasz_embed.model.preparing import prepare
 
-__all__ = ["ConvEncoder", "ModelConfig", "PanopticEmbedder", "StandardisedConv2d", "prepare"]
+__all__ = [
+    "AdaptedBackbone",
+    "ConvEncoder",
+    "ModelConfig",
+    "PanopticEmbedder",
+    "StandardisedConv2d",
+    "build_backbone",
+    "prepare",
+]

@@ -10,6 +10,8 @@ from typing import Any
 from lovasz_embed import _check
 
 COORDINATES = ("added", "fed", "none")
+EFFICIENTNET = "efficientnet-lite0"
+BACKBONES = ("conv", EFFICIENTNET)
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,13 @@ class ModelConfig:
         classes: Names of the categories 0 ... C - 1.
         things: Categories that have instances.
         dims: Dimensions of the embedding.
-        widths: Channels of the encoder, from the finest map to the coarsest, each half the size of the one before.
+        backbone: "conv", the built-in encoder, or "efficientnet-lite0", pretrained on ImageNet (see docs/backbones.md).
+            Not looked at where `PanopticEmbedder` is given a backbone of your own; nor are `widths`, `stride` and
+            `reduction`.
+        widths: Channels of the maps that the backbone returns, the finest first, each half the size of the one before.
         stride: Pixels per side of a cell of the finest map: 1, 2 or 4.
+        reduction: A pretrained backbone sees the picture averaged over so many pixels along both axes: with 2 it costs
+            a quarter, and its strides are 4 ... 64.
         coordinates: How the network learns where a pixel is, which a convolution cannot tell (Novotny et al.
             2018). "added": the last two dimensions are offsets to the pixel's own position, and categories look
             at the other dimensions only; works the same at any picture size. "fed": two channels of relative
@@ -42,8 +49,10 @@ class ModelConfig:
     classes: tuple[str, ...]
     things: tuple[int, ...]
     dims: int = 8
+    backbone: str = "conv"
     widths: tuple[int, ...] = (24, 32, 64, 96, 128)
     stride: int = 1
+    reduction: int = 1
     coordinates: str = "added"
     unit: float = 10.0
     category_radius: float = 1.1
@@ -57,13 +66,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check the values that a hand-written file could get wrong."""
         _check.one_of("coordinates", self.coordinates, COORDINATES)
+        _check.one_of("backbone", self.backbone, BACKBONES)
         _check.one_of("stride", self.stride, (1, 2, 4))
         for name in ("unit", "category_radius", "instance_radius", "margin_ratio", "reach"):
             _check.positive(name, getattr(self, name))
         if not self.classes or not self.widths:
             rule = "hold at least one entry"
             raise ValueError(_check.message("classes and widths", rule, (self.classes, self.widths)))
-        for name in ("dims", "min_thing_area", "min_stuff_area"):
+        for name in ("dims", "reduction", "min_thing_area", "min_stuff_area"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
         least = 3 if self.coordinates == "added" else 1

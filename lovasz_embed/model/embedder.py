@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.hierarchy import Level, panoptic_levels
+from lovasz_embed.model.backbones import build_backbone
 from lovasz_embed.model.config import ModelConfig, read_config
 from lovasz_embed.model.layers import ConvEncoder, double
 from lovasz_embed.model.preparing import Picture, Stretch
@@ -37,7 +38,9 @@ class PanopticEmbedder(nn.Module):
     Args:
         config: See `ModelConfig`.
         backbone: Any module that maps (B, 3, H, W) to a list of feature maps, finest first, each half the size
-            of the one before, with attributes `channels` and `strides`. None is the built-in `ConvEncoder`.
+            of the one before, with attributes `channels` and `strides`; `AdaptedBackbone` makes one of a network of
+            timm, torchvision or transformers. None is the one that the configuration names.
+        pretrained: Whether the named backbone begins with its ImageNet weights (extra `pretrained`).
 
     Example:
         >>> model = PanopticEmbedder(ModelConfig(classes=("floor", "cup"), things=(1,), widths=(8, 16)))
@@ -45,10 +48,22 @@ class PanopticEmbedder(nn.Module):
         torch.Size([1, 8, 30, 41])
     """
 
-    def __init__(self, config: ModelConfig, backbone: nn.Module | None = None) -> None:
+    def __init__(self, config: ModelConfig, backbone: nn.Module | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
+        if pretrained and backbone is not None:
+            remedy = "Load its weights before."
+            raise ValueError(_check.message("pretrained", "be False for a backbone of your own", True, remedy))
         self.config = config
-        self.backbone = ConvEncoder(config.widths, config.stride) if backbone is None else backbone
+        self.own_backbone = backbone is not None
+        if backbone is None:
+            backbone = build_backbone(
+                config.backbone,
+                config.widths,
+                config.stride,
+                reduction=config.reduction,
+                pretrained=pretrained,
+            )
+        self.backbone = backbone
         channels: tuple[int, ...] = tuple(self.backbone.channels)  # type: ignore[arg-type]
         self.strides: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
         extra = 2 if config.coordinates == "fed" else 0
@@ -120,7 +135,7 @@ class PanopticEmbedder(nn.Module):
         Raises:
             TypeError: If a number of pixels is no int, or `out` is no int32 array.
             ValueError: If no class mean is known yet, the picture is not uint8 (H, W, 3), `tile` or `overlap` is no
-                multiple of the stride, `overlap` is missing for an own backbone, or the configuration says
+                multiple of the stride, `overlap` is missing where `context` is None, or the configuration says
                 `connected`, which takes the whole picture.
 
         Warns:
@@ -142,7 +157,8 @@ class PanopticEmbedder(nn.Module):
         stride = self.strides[-1]
         if overlap is None:
             if self.context is None:
-                raise ValueError(_check.message("overlap", "be given for an own backbone", None))
+                which = "an own backbone" if self.own_backbone else f"backbone={self.config.backbone!r}"
+                raise ValueError(_check.message("overlap", f"be given for {which}", None))
             overlap = -(-(self.context + _BEYOND) // stride) * stride
         stretch = Stretch.of(image)
         size = (image.shape[0], image.shape[1])
@@ -172,7 +188,10 @@ class PanopticEmbedder(nn.Module):
 
     @property
     def context(self) -> int | None:
-        """How many pixels from an edge an embedding may depend on what is beyond it; None for an own backbone."""
+        """How many pixels from an edge an embedding may depend on what is beyond it; None if not known.
+
+        It is known for the built-in encoder.
+        """
         return self.backbone.context if isinstance(self.backbone, ConvEncoder) else None
 
     def read_off(self, embedding: Tensor) -> PanopticResult:
@@ -226,7 +245,7 @@ class PanopticEmbedder(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {**asdict(self.config), "own_backbone": not isinstance(self.backbone, ConvEncoder)}
+        config = {**asdict(self.config), "own_backbone": self.own_backbone}
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         # The weights first: a folder with a configuration is a complete one.
         write_atomically(folder / WEIGHTS, save(tensors))
