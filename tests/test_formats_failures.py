@@ -79,7 +79,7 @@ def refuses(*parts: object) -> Any:
 
 
 def test_an_unknown_format_fails_clearly(tmp_path: Path) -> None:
-    with refuses("format must be one of coco-panoptic, instance-map, got 'yolo'"):
+    with refuses("format must be one of coco-panoptic, instance-map", "got 'yolo'"):
         open_dataset(tmp_path, format="yolo")
     with refuses("format must be one of"):
         dataset_splits(tmp_path, format="yolo")
