@@ -102,6 +102,19 @@ def test_maps_leave_at_the_strides_that_were_asked_for(stride: int, widths: tupl
     assert model_on(backbone)(torch.rand(1, 3, 21, 30)).shape == (1, 5, 21, 30)
 
 
+def test_a_reduced_body_sees_means_of_pixels_and_its_strides_grow() -> None:
+    torch.manual_seed(0)
+    body = Body()
+    whole, reduced = AdaptedBackbone(body), AdaptedBackbone(body, reduction=2)
+    small = torch.rand(1, 3, 16, 24)
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert reduced.strides == (8, 16)
+    for found, expected in zip(reduced(large), whole(small), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # means of four equal values, float32
+    mixed = adapted(reduction=2, stride=4, widths=(3, 5, 7))
+    assert [found.shape[-1] for found in mixed(torch.rand(1, 3, 32, 48))] == [12, 6, 3]
+
+
 def test_a_body_sees_the_values_that_it_expects() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     seen = []
@@ -193,6 +206,7 @@ def test_a_body_without_fitting_maps_fails_clearly(found: Any, error: type[Excep
         ({"widths": (4, 4), "stride": 3}, r"halve down from the body's \(4, 8\), got \(3, 6\)"),
         ({"widths": (4,), "stride": 1}, r"got \(1,\)"),  # nothing of the body would be left
         ({"widths": ()}, r"got \(\)"),
+        ({"reduction": 0}, "reduction must be a whole number, 1 or above, got 0"),
         ({"mean": (0.5,)}, r"mean must hold three numbers, for red, green and blue, got \(0.5,\)"),
         ({"std": (1, 1, 0)}, "std must be a finite number above 0, got 0"),
     ],
@@ -311,6 +325,8 @@ def test_what_cannot_be_pretrained_fails_clearly() -> None:
 
 
 def test_an_unknown_backbone_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="reduction must be 1 for backbone='conv', got 2. Use backbone='efficient"):
+        PanopticEmbedder(replace(EFFICIENTNET, backbone="conv", reduction=2))
     with pytest.raises(ValueError, match="backbone must be one of 'conv', 'efficientnet-lite0', got 'resnet'"):
         replace(EFFICIENTNET, backbone="resnet")
 
