@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from lovasz_embed.cli import app
+from lovasz_embed.cli._presets import PRESETS
 from lovasz_embed.cli._run import open_split
-from lovasz_embed.cli.train import PRESETS
 from lovasz_embed.formats import FORMATS
 from lovasz_embed.model import ModelConfig
 from lovasz_embed.panoptic import PanopticResult
