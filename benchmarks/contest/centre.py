@@ -54,9 +54,10 @@ class Centre(TwoHeaded):
         backbone: str | None = None,
     ) -> None:
         super().__init__(track, backbone=backbone)
+        own = len(track.classes) * self.network.strides[0] ** 2  # the head lays its channels out as pixels
         with torch.no_grad():  # or the heat map's error, times its weight, is at first all that the network learns from
-            self.network.head.weight[len(track.classes) :] *= 0.01
-            self.network.head.bias[len(track.classes) :] = 0
+            self.network.head.weight[own:] *= 0.01
+            self.network.head.bias[own:] = 0
         self.sigma, self.hardest = sigma, hardest
         self.heat_weight, self.offset_weight = heat_weight, offset_weight
 
