@@ -17,7 +17,7 @@ from tests.street_folders import scenes, write_dataset
 
 @pytest.mark.slow
 def test_the_script_of_the_page_trains_on_two_processes(tmp_path: Path) -> None:
-    page = Path(__file__).resolve().parents[1] / "docs" / "datasets" / "eight-gpus.md"
+    page = Path(__file__).resolve().parents[1] / "docs" / "datasets" / "several-gpus.md"
     if not page.is_file():
         pytest.skip("docs/datasets is absent: run the tests from a checkout")
     [script] = re.findall(r"```python\n(# train_street\.py.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
