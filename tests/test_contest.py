@@ -36,6 +36,7 @@ MODULES = (
     "ablate",
     "changes",
     "pool",
+    "mean_shift",
 )
 
 
@@ -44,7 +45,6 @@ def contest() -> Iterator[Any]:
     """The modules of the contest, which is no part of the package."""
     if not (BENCHMARKS / "contest").is_dir():
         pytest.skip("benchmarks/ is absent: run the tests from a checkout")
-    pytest.importorskip("sklearn", reason="the contest needs scikit-learn")
     sys.path.insert(0, str(BENCHMARKS))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the contest runs so; more threads do not pay for pictures this small
@@ -200,6 +200,27 @@ def test_ours_is_the_library_to_the_bit(contest: Any, track: Any) -> None:
     picture = contest.scoring.whole(track.train[0]).picture[None]
     with torch.no_grad():
         assert ours.read(ours(picture)) == library.segment(picture)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_shift_finds_what_scikit_learn_finds(contest: Any, seed: int) -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(-8, 8, (6, 3))
+    points = np.concatenate([place + rng.normal(0, 0.3, (40, 3)) for place in places])
+    found = contest.mean_shift.mean_shift(torch.from_numpy(points), 1.0, sample=1000)
+    theirs = cluster.MeanShift(bandwidth=1.0, cluster_all=False).fit(points).labels_ + 1
+    # They begin at every point, and sort modes of equally many points by place: only the partition must agree.
+    pairs = {(int(a), int(b)) for a, b in zip(found, theirs, strict=True)}
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    assert len(set(found.tolist()) - {0}) >= 4
+
+
+def test_mean_shift_takes_points_beyond_its_sample_to_the_nearest_mode(contest: Any) -> None:
+    points = torch.tensor([[0.0], [9.0], [0.1], [9.1], [0.2], [9.3], [50.0], [0.4]])
+    assert contest.mean_shift.mean_shift(points, 1.0, sample=8).tolist() == [1, 2, 1, 2, 1, 2, 3, 1]
+    # Of every second point: nobody is left near 9, and the last point joins a mode that it had no say in.
+    assert contest.mean_shift.mean_shift(points, 1.0, sample=4).tolist() == [1, 0, 1, 0, 1, 0, 2, 1]
 
 
 @pytest.mark.slow

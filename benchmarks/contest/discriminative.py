@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from contest.contestant import TwoHeaded, group_means, members
+from contest.mean_shift import mean_shift
 from contest.tracks import Track
 from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.panoptic import PanopticResult, assemble
 from lovasz_embed.training import View
 
-_SAMPLE = 1500  # pixels of a category that mean shift looks at
-_EXACT = "donot_use_mm_for_euclid_dist"
+_SAMPLE = 3000  # pixels of a category that mean shift looks at
 _TINY = 1e-12  # under the root: the gradient of a norm at 0 is not finite
 
 
@@ -80,9 +79,8 @@ class Discriminative(TwoHeaded):
         Args:
             output: Of the network.
             bandwidth: Radius of a mode, embedding units.
-            search: "mean-shift": scikit-learn's, with a flat kernel, from a point of each occupied bin, on at most
-                1,500 pixels of a category, the others to the nearest mode within the bandwidth. "margin": that of
-                the library.
+            search: "mean-shift": with a flat kernel on at most 3,000 pixels of a category, the others to the nearest
+                mode within the bandwidth. "margin": the clustering of the library.
         """
         logits = self.split(output)[0]
         semantic, is_thing = self.categories(logits)
@@ -96,7 +94,7 @@ class Discriminative(TwoHeaded):
             for b in range(len(output)):
                 for category in sorted(set(semantic[b][is_thing[b]].tolist())):
                     inside = semantic[b] == category
-                    own = _mean_shift(points[b][:, inside].T.numpy(), bandwidth)
+                    own = mean_shift(points[b][:, inside].T, bandwidth, sample=_SAMPLE)
                     known = clusters[b].max()
                     clusters[b][inside] = torch.where(own > 0, own + known, 0)
         return assemble(semantic, clusters, things=self.things, ignore_index=-1, **self.minima)
@@ -107,20 +105,3 @@ class Discriminative(TwoHeaded):
         if self.coordinates == "none":
             return own
         return torch.cat([own[:, :-2], own[:, -2:] + self.positions(output, at)], dim=1)
-
-
-def _mean_shift(points: Any, bandwidth: float) -> Tensor:
-    """Return the number of each point's mode from 1, 0 = none within the bandwidth."""
-    from sklearn.cluster import MeanShift
-
-    sample = points[:: max(-(-len(points) // _SAMPLE), 1)]
-    # One point of each occupied bin, and not the bin's centre, as bin_seeding takes: in eight dimensions that may be
-    # 1.4 bandwidths from all of the bin's points, and their mode is then never found.
-    _, first = np.unique(np.round(sample / bandwidth), axis=0, return_index=True)
-    shift = MeanShift(bandwidth=bandwidth, seeds=sample[np.sort(first)], cluster_all=False).fit(sample)
-    centres = torch.from_numpy(np.asarray(shift.cluster_centers_, dtype=np.float32))
-    # As differences, not by a matrix product, which loses the digits of points far from the origin.
-    ways = [torch.cdist(part, centres, compute_mode=_EXACT) for part in torch.from_numpy(points).split(1 << 16)]
-    nearest = [way.min(1) for way in ways]
-    distance, label = (torch.cat([getattr(part, name) for part in nearest]) for name in ("values", "indices"))
-    return torch.where(distance <= bandwidth, label + 1, 0)
