@@ -102,17 +102,20 @@ def test_maps_leave_at_the_strides_that_were_asked_for(stride: int, widths: tupl
     assert model_on(backbone)(torch.rand(1, 3, 21, 30)).shape == (1, 5, 21, 30)
 
 
-def test_a_reduced_body_sees_means_of_pixels_and_its_strides_grow() -> None:
-    torch.manual_seed(0)
-    body = Body()
-    whole, reduced = AdaptedBackbone(body), AdaptedBackbone(body, reduction=2)
-    small = torch.rand(1, 3, 16, 24)
+def test_a_reduced_network_sees_means_of_pixels_and_repeats_embeddings() -> None:
+    config = replace(EFFICIENTNET, coordinates="none")
+    whole, reduced = PanopticEmbedder(config), PanopticEmbedder(replace(config, reduction=2))
+    reduced.load_state_dict(whole.state_dict())
+    small = torch.rand(1, 3, 32, 64)
     large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    assert reduced.strides == (8, 16)
-    for found, expected in zip(reduced(large), whole(small), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # means of four equal values, float32
-    mixed = adapted(reduction=2, stride=4, widths=(3, 5, 7))
-    assert [found.shape[-1] for found in mixed(torch.rand(1, 3, 32, 48))] == [12, 6, 3]
+    expected = whole(small).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(reduced(large), expected, rtol=0, atol=1e-5)  # means of four equal values, float32
+    assert reduced.strides == (4, 8, 16, 32, 64)
+    assert reduced(large[..., :37, :51]).shape == (1, 5, 37, 51)
+    added = PanopticEmbedder(replace(EFFICIENTNET, reduction=2))
+    added.load_state_dict(whole.state_dict())
+    gap = added(large) - reduced(large)
+    assert torch.allclose(gap[0, -1, 0], torch.arange(128) / EFFICIENTNET.unit, atol=1e-5)  # positions stay exact
 
 
 def test_a_body_sees_the_values_that_it_expects() -> None:
@@ -128,6 +131,14 @@ def test_a_body_sees_the_values_that_it_expects() -> None:
     AdaptedBackbone(Spy(), mean=mean, std=std)(2 * light - 1)
     expected = (light - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(seen[-1], expected, rtol=0, atol=1e-5)  # float32: a sum and a quotient near one
+
+
+@pytest.mark.parametrize("coordinates", ["added", "fed", "none"])
+def test_chosen_pixels_are_those_of_the_whole(coordinates: str) -> None:
+    config = replace(EFFICIENTNET, coordinates=coordinates, reduction=2)
+    model, picture = PanopticEmbedder(config).eval(), torch.rand(2, 3, 37, 50)
+    rows, columns = torch.tensor([0, 5, 5, 36]), torch.tensor([1, 2, 49])
+    assert torch.equal(model(picture, pixels=(rows, columns)), model(picture)[:, :, rows][..., columns])
 
 
 def test_the_scale_of_a_body_does_not_matter() -> None:
@@ -206,7 +217,6 @@ def test_a_body_without_fitting_maps_fails_clearly(found: Any, error: type[Excep
         ({"widths": (4, 4), "stride": 3}, r"halve down from the body's \(4, 8\), got \(3, 6\)"),
         ({"widths": (4,), "stride": 1}, r"got \(1,\)"),  # nothing of the body would be left
         ({"widths": ()}, r"got \(\)"),
-        ({"reduction": 0}, "reduction must be a whole number, 1 or above, got 0"),
         ({"mean": (0.5,)}, r"mean must hold three numbers, for red, green and blue, got \(0.5,\)"),
         ({"std": (1, 1, 0)}, "std must be a finite number above 0, got 0"),
     ],
@@ -324,9 +334,9 @@ def test_what_cannot_be_pretrained_fails_clearly() -> None:
         PanopticEmbedder(EFFICIENTNET, adapted(), pretrained=True)
 
 
-def test_an_unknown_backbone_fails_clearly() -> None:
-    with pytest.raises(ValueError, match="reduction must be 1 for backbone='conv', got 2. Use backbone='efficient"):
-        PanopticEmbedder(replace(EFFICIENTNET, backbone="conv", reduction=2))
+def test_a_wrong_configuration_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="reduction must be 1 or above, got 0"):
+        replace(EFFICIENTNET, reduction=0)
     with pytest.raises(ValueError, match="backbone must be one of 'conv', 'efficientnet-lite0', got 'resnet'"):
         replace(EFFICIENTNET, backbone="resnet")
 

@@ -225,6 +225,21 @@ def test_the_loss_looks_at_a_lattice_that_moves(monkeypatch: pytest.MonkeyPatch)
     assert len(phases) > 1
 
 
+def test_a_step_looks_at_every_place_in_the_cells_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a regular lattice of the head's stride one place alone would learn."""
+    places: list[torch.Tensor] = []
+    forward = PanopticEmbedder.forward
+
+    def spy(self: PanopticEmbedder, picture: torch.Tensor, **options: Any) -> torch.Tensor:
+        if "pixels" in options:
+            places.append(torch.stack([lines % 4 for lines in options["pixels"]]))
+        return forward(self, picture, **options)
+
+    monkeypatch.setattr(PanopticEmbedder, "forward", spy)
+    fit(tiny(stride=4), PICTURES, replace(FEW, steps=2, crop=128, loss_stride=4))
+    assert [sorted(line.unique().tolist()) for step in places for line in step] == [[0, 1, 2, 3]] * 4
+
+
 @pytest.mark.parametrize("cut", [2, 3, 5])  # before the first checkpoint, right after it, and later
 def test_a_run_cut_off_and_resumed_is_the_uninterrupted_one(tmp_path: Path, cut: int) -> None:
     whole_run = fit(tiny(), PICTURES, FEW, out=tmp_path / "whole")

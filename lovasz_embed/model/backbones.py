@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lovasz_embed import _check
 from lovasz_embed.model.config import BACKBONES, EFFICIENTNET
@@ -36,8 +35,6 @@ class AdaptedBackbone(nn.Module):
         stride: Pixels per side of a cell of the finest map that leaves. Strides that the body does not have, finer
             than its own, come from a small convolutional branch on the picture. Needs `widths`; None begins with the
             body's finest map.
-        reduction: The body sees the picture averaged over so many pixels along both axes, and its strides grow by that
-            factor: with 2 it costs a quarter. 1 is the picture as it is.
         mean: What the body expects to be subtracted from the red, green and blue values in 0 ... 1.
         std: What it expects them to be divided by then.
 
@@ -71,24 +68,19 @@ class AdaptedBackbone(nn.Module):
         outputs: Sequence[int | str] | None = None,
         widths: Sequence[int] | None = None,
         stride: int | None = None,
-        reduction: int = 1,
         mean: Sequence[float] = _GREY,
         std: Sequence[float] = _GREY,
     ) -> None:
         super().__init__()
         if stride is not None and widths is None:
             raise ValueError(_check.message("widths", "be given where stride is", None))
-        if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
-            raise ValueError(_check.message("reduction", "be a whole number, 1 or above", reduction))
         self.body = body.eval()
-        self.reduction = reduction
         self.outputs = None if outputs is None else tuple(outputs)
         # `prepare` gives -1 ... 1, which is (x - 0.5) / 0.5 of the values in 0 ... 1.
         scale, shift = _affine(mean, std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         channels, strides = self._dry_run()
-        strides = tuple(own * reduction for own in strides)
         wanted = strides
         if widths is not None:
             finest = strides[0] if stride is None else stride
@@ -114,7 +106,7 @@ class AdaptedBackbone(nn.Module):
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Return the feature maps of prepared pictures (B, 3, H, W), finest first."""
-        found = self._maps(picture if self.reduction == 1 else F.avg_pool2d(picture, self.reduction))
+        found = self._maps(picture)
         maps = [lateral(found[own]) for own, lateral in zip(self._taken, self.laterals, strict=True)]
         return maps if self.detail is None else [*self.detail(picture), *maps]
 
@@ -168,16 +160,13 @@ class _Lateral(nn.Module):
         return taken.movedim(-1, 1)
 
 
-def build_backbone(
-    name: str, widths: Sequence[int], stride: int, *, reduction: int = 1, pretrained: bool = False
-) -> nn.Module:
+def build_backbone(name: str, widths: Sequence[int], stride: int, *, pretrained: bool = False) -> nn.Module:
     """Return a backbone by name.
 
     Args:
         name: "conv", the built-in encoder, or "efficientnet-lite0".
         widths: Channels of its maps, the finest first.
         stride: Pixels per side of a cell of the finest map.
-        reduction: See `AdaptedBackbone`; 1 for "conv".
         pretrained: Whether to fill in ImageNet weights, where there are such.
 
     Raises:
@@ -192,10 +181,7 @@ def build_backbone(
     if name == EFFICIENTNET:
         network = EfficientNetLite0()
         body = load_imagenet(network) if pretrained else network
-        return AdaptedBackbone(body, widths=widths, stride=stride, reduction=reduction)
-    if reduction != 1:
-        remedy = f"Use backbone={EFFICIENTNET!r}, or a larger stride."
-        raise ValueError(_check.message("reduction", f"be 1 for backbone={name!r}", reduction, remedy))
+        return AdaptedBackbone(body, widths=widths, stride=stride)
     if pretrained:
         remedy = f"Use backbone={EFFICIENTNET!r}."
         raise ValueError(_check.message("pretrained", f"be False for backbone={name!r}", True, remedy))

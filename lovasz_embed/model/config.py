@@ -23,12 +23,11 @@ class ModelConfig:
         things: Categories that have instances.
         dims: Dimensions of the embedding.
         backbone: "conv", the built-in encoder, or "efficientnet-lite0", pretrained on ImageNet (see docs/backbones.md).
-            Not looked at where `PanopticEmbedder` is given a backbone of your own; nor are `widths`, `stride` and
-            `reduction`.
+            Not looked at where `PanopticEmbedder` is given a backbone of your own; nor are `widths` and `stride`.
         widths: Channels of the maps that the backbone returns, the finest first, each half the size of the one before.
         stride: Pixels per side of a cell of the finest map: 1, 2 or 4.
-        reduction: A pretrained backbone sees the picture averaged over so many pixels along both axes: with 2 it costs
-            a quarter, and its strides are 4 ... 64.
+        reduction: The network sees the picture averaged over so many pixels along both axes, and each embedding serves
+            as many: with 2 it costs a quarter, and strides are twice as large. Borders are coarser by as much.
         coordinates: How the network learns where a pixel is, which a convolution cannot tell (Novotny et al.
             2018). "added": the last two dimensions are offsets to the pixel's own position, and categories look
             at the other dimensions only; works the same at any picture size. "fed": two channels of relative
@@ -76,6 +75,8 @@ class ModelConfig:
         for name in ("dims", "reduction", "min_thing_area", "min_stuff_area"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
+        if self.reduction < 1:
+            raise ValueError(_check.message("reduction", "be 1 or above", self.reduction))
         least = 3 if self.coordinates == "added" else 1
         if self.dims < least:
             rule = f"be at least {least} for coordinates={self.coordinates!r}"

@@ -56,40 +56,53 @@ class PanopticEmbedder(nn.Module):
         self.config = config
         self.own_backbone = backbone is not None
         if backbone is None:
-            backbone = build_backbone(
-                config.backbone,
-                config.widths,
-                config.stride,
-                reduction=config.reduction,
-                pretrained=pretrained,
-            )
+            backbone = build_backbone(config.backbone, config.widths, config.stride, pretrained=pretrained)
         self.backbone = backbone
         channels: tuple[int, ...] = tuple(self.backbone.channels)  # type: ignore[arg-type]
-        self.strides: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
+        own: tuple[int, ...] = tuple(self.backbone.strides)  # type: ignore[arg-type]
+        self.strides = tuple(stride * config.reduction for stride in own)
         extra = 2 if config.coordinates == "fed" else 0
         self.merges = nn.ModuleList(double(fine + coarse + extra, fine) for fine, coarse in pairwise(channels))
         # Where the finest map is coarser than the picture, the head lays its channels out as pixels: no mixed pixels
         # along borders, as interpolation would make them.
-        self.head = nn.Conv2d(channels[0], config.dims * self.strides[0] ** 2, 3, padding=1)
+        self.head = nn.Conv2d(channels[0], config.dims * own[0] ** 2, 3, padding=1)
         self.ncm = NearestClassMean(len(config.classes), config.dims, dims=config.category_dims)
 
-    def forward(self, picture: Tensor, *, at: tuple[int, int] = (0, 0), of: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        picture: Tensor,
+        *,
+        at: tuple[int, int] = (0, 0),
+        of: tuple[int, int] | None = None,
+        pixels: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Embed prepared pictures (B, 3, H, W), any size: (B, D, H, W), float32.
 
         Args:
             picture: Whole pictures, or windows of larger ones.
             at: Row and column of a window's first pixel in the larger picture, multiples of the coarsest stride.
             of: Height and width of the larger picture; None is that of `picture`. Matters only to coordinates "fed".
+            pixels: Rows and columns of `picture` to return, two integer tensors; None is all. Training that looks at
+                some pixels alone need not write the others.
         """
         height, width = picture.shape[-2:]
         stride = self.strides[-1]
         padded = F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate")
-        return self.embed_padded(padded, at=at, of=of)[..., :height, :width]
+        embedding = self.embed_padded(padded, at=at, of=of, pixels=pixels)
+        return embedding[..., :height, :width] if pixels is None else embedding
 
-    def embed_padded(self, picture: Tensor, *, at: tuple[int, int], of: tuple[int, int] | None) -> Tensor:
+    def embed_padded(
+        self,
+        picture: Tensor,
+        *,
+        at: tuple[int, int],
+        of: tuple[int, int] | None,
+        pixels: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Embed pictures whose sides are multiples of the coarsest stride, which `forward` takes care of."""
         stride = self.strides[-1]
-        maps = self.backbone(picture)
+        reduction = self.config.reduction
+        maps = self.backbone(F.avg_pool2d(picture, reduction) if reduction > 1 else picture)
         x = maps[-1]
         for fine, merge, cell in zip(reversed(maps[:-1]), reversed(self.merges), self.strides[-2::-1], strict=True):
             parts = [fine, F.interpolate(x, size=fine.shape[-2:])]
@@ -97,9 +110,17 @@ class PanopticEmbedder(nn.Module):
                 whole = None if of is None else [-(-side // stride) * (stride // cell) for side in of]
                 parts.append(_relative_position(fine, (at[0] // cell, at[1] // cell), whole))
             x = merge(torch.cat(parts, dim=1))
-        embedding = F.pixel_shuffle(self.head(x), self.strides[0]).float()
+        embedding = F.pixel_shuffle(self.head(x), self.strides[0] // reduction)
+        # An embedding is repeated for the pixels of its cell, not interpolated: again no mixed pixels.
+        if pixels is not None:
+            for axis, chosen in zip((-2, -1), pixels, strict=True):
+                embedding = embedding.index_select(axis, chosen // reduction)
+        elif reduction > 1:
+            embedding = F.interpolate(embedding, scale_factor=reduction)
+        embedding = embedding.float()
         if self.config.coordinates == "added":
-            embedding = torch.cat([embedding[:, :-2], embedding[:, -2:] + self._position(embedding, at)], dim=1)
+            offsets = embedding[:, -2:] + self._position(embedding, at, pixels)
+            embedding = torch.cat([embedding[:, :-2], offsets], dim=1)
         return embedding
 
     @torch.no_grad()
@@ -192,7 +213,9 @@ class PanopticEmbedder(nn.Module):
 
         It is known for the built-in encoder.
         """
-        return self.backbone.context if isinstance(self.backbone, ConvEncoder) else None
+        if not isinstance(self.backbone, ConvEncoder):
+            return None
+        return self.backbone.context * self.config.reduction
 
     def read_off(self, embedding: Tensor) -> PanopticResult:
         """Read categories and instances off an embedding (B, D, H, W) of this model.
@@ -286,12 +309,14 @@ class PanopticEmbedder(nn.Module):
             raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
         return model.eval()
 
-    def _position(self, like: Tensor, at: tuple[int, int]) -> Tensor:
+    def _position(self, like: Tensor, at: tuple[int, int], pixels: tuple[Tensor, Tensor] | None) -> Tensor:
         """Row and column of every pixel in embedding units, (2, H, W)."""
-        height, width = like.shape[-2:]
-        rows = torch.arange(at[0], at[0] + height, device=like.device) / self.config.unit
-        columns = torch.arange(at[1], at[1] + width, device=like.device) / self.config.unit
-        return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        if pixels is None:
+            rows, columns = (torch.arange(side, device=like.device) for side in like.shape[-2:])
+        else:
+            rows, columns = pixels
+        steps = [(line + start) / self.config.unit for line, start in zip((rows, columns), at, strict=True)]
+        return torch.stack(torch.meshgrid(steps, indexing="ij"))
 
 
 def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int] | None) -> Tensor:

@@ -217,8 +217,12 @@ class _Run:
         rate = self.config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * self.fraction))
         for group, (_, factor) in zip(self.optimiser.param_groups, self.groups, strict=True):
             group["lr"] = rate * factor
-        embedding = self._lattice(_embed(self.model, picture, self.config.amp))
-        semantic, instance, crowd = map(self._lattice, (semantic, instance, crowd))
+        pixels = self._lattice(picture.shape[-2:])
+        embedding = _embed(self.model, picture, self.config.amp, pixels)
+        if pixels is not None:
+            semantic, instance, crowd = (
+                labels[:, pixels[0][:, None], pixels[1]] for labels in (semantic, instance, crowd)
+            )
         self._follow(embedding.detach(), semantic)
         levels = self.model.levels(semantic, instance, crowd)
         result: HierarchicalLoss = self.loss(embedding, levels, self.running if self.targets is None else self.targets)
@@ -247,11 +251,21 @@ class _Run:
             self.model.train()
         return {"step": self.step, "seconds": self.seconds, **scores}
 
-    def _lattice(self, pixels: Tensor) -> Tensor:
-        """Return the pixels (..., H, W) that the loss of this step looks at."""
+    def _lattice(self, size: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Return the rows and columns that the loss of this step looks at: one in each few; None is all.
+
+        Each is drawn by itself: on a regular lattice of a stride that the head's cells divide, a step would see one
+        place in every cell alone, and train that part of the head alone.
+        """
         stride = self.config.loss_stride
-        row, column = np.random.default_rng((self.config.seed, self.step)).integers(stride, size=2)
-        return pixels[..., row::stride, column::stride]
+        if stride == 1:
+            return None
+        rng = np.random.default_rng((self.config.seed, self.step))
+        rows, columns = (
+            np.minimum(starts + rng.integers(stride, size=len(starts)), side - 1)
+            for side, starts in ((side, np.arange(0, side, stride)) for side in size)
+        )
+        return torch.from_numpy(rows).to(self.device), torch.from_numpy(columns).to(self.device)
 
     def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
         """Move the running class means towards those of this batch."""
@@ -331,9 +345,10 @@ def _targets(model: PanopticEmbedder, config: TrainConfig) -> Tensor:
     return targets
 
 
-def _embed(model: nn.Module, picture: Tensor, amp: bool) -> Tensor:
+def _embed(model: nn.Module, picture: Tensor, amp: bool, pixels: tuple[Tensor, Tensor] | None = None) -> Tensor:
     with torch.autocast(picture.device.type, torch.bfloat16, enabled=amp):
-        embedding: Tensor = model(picture.contiguous(memory_format=torch.channels_last))
+        laid_out = picture.contiguous(memory_format=torch.channels_last)
+        embedding: Tensor = model(laid_out) if pixels is None else model(laid_out, pixels=pixels)
     return embedding
 
 
