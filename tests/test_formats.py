@@ -322,6 +322,24 @@ def test_sixteen_bits_are_scaled_by_the_range_of_the_picture(tmp_path: Path, suf
     assert open_pictures(tmp_path)[0].image[..., 0].tolist() == [[0, 100, 255]]
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_a_size_is_read_from_the_head_of_a_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.zeros((5, 7, 3), np.uint8)
+    if name.endswith("tif"):
+        tifffile.imwrite(tmp_path / name, picture, photometric="rgb")
+    else:
+        Image.fromarray(picture).save(tmp_path / name)
+    dataset = open_pictures(tmp_path / name)
+    monkeypatch.setattr(dataset, "image", lambda index: pytest.fail("decoded"))
+    assert dataset.size(0) == (5, 7)
+
+
+def test_a_size_in_the_records_needs_no_file(tmp_path: Path) -> None:
+    dataset = open_dataset(coco_folder(tmp_path), format="coco-panoptic")
+    sizes = [dataset.size(index) for index in range(len(dataset))]
+    assert sizes == [dataset.image(index).shape[:2] for index in range(len(dataset))]
+
+
 def test_a_picture_of_one_value_is_black_when_scaled(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", np.full((1, 2), 0.5, dtype=np.float32))
     assert not open_pictures(tmp_path)[0].image.any()

@@ -34,6 +34,7 @@ from lovasz_embed.training import (
     random_view,
     whole,
 )
+from lovasz_embed.training._batches import Batches
 
 VOID = 255
 FEW = TrainConfig(steps=6, batch=2, crop=16, warmup=2, scale=1.3, turn=True, log_every=1, checkpoint_every=3)
@@ -308,6 +309,33 @@ def test_the_seed_alone_decides_about_the_views() -> None:
 
     assert same_weights(weights(3, 0), weights(3, 1))
     assert not same_weights(weights(3, 0), weights(4, 0))
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("pictures", 1 / 2), ("pixels", 3 / 4)])
+def test_pictures_or_pixels_are_drawn_evenly(sampling: str, share: float) -> None:
+    small, large = (
+        Sample(str(n), np.full((8, 8 * n, 3), n, np.uint8), *(np.full((8, 8 * n), n - 1),) * 2) for n in (1, 3)
+    )
+    config = TrainConfig(steps=1, batch=2000, crop=8, jitter=0.0, sampling=sampling)
+    categories = Batches([small, large], config, classes=3)[0].semantic[:, 0, 0]
+    # Of 2000 draws: five standard deviations are 0.056.
+    assert abs(float((categories == 2).float().mean()) - share) < 0.056
+
+
+def test_a_data_set_that_knows_its_sizes_is_not_decoded_for_them() -> None:
+    class Sized(list[Sample]):
+        def size(self, index: int) -> tuple[int, int]:
+            return 16, 16
+
+        def __getitem__(self, index: Any) -> Any:
+            raise AssertionError("decoded")
+
+    Batches(Sized([squares(0)]), TrainConfig(sampling="pixels"), classes=2)
+
+
+def test_a_sampling_that_there_is_not_fails_clearly() -> None:
+    with pytest.raises(ValueError, match="sampling must be one of 'pictures', 'pixels'"):
+        TrainConfig(sampling="nuclei")
 
 
 def test_amp_is_honoured_and_learns_the_same_to_its_precision() -> None:

@@ -174,6 +174,18 @@ class PanopticDataset(Dataset[Sample], ABC):
         file = self.image_file(index)
         return self.image(index) if file is None else map_picture(file, folder)
 
+    def size(self, index: SupportsIndex) -> tuple[int, int]:
+        """Return height and width of the picture, pixels; from its record or the head of its file where possible."""
+        from lovasz_embed.formats._pictures import read_size  # it raises our DataError
+
+        record, file = self.images[self._position(index)], self.image_file(index)
+        if record.height is not None and record.width is not None:
+            return record.height, record.width
+        if file is not None:
+            return read_size(file)
+        height, width, _ = self.image(index).shape
+        return height, width
+
     @abstractmethod
     def labels(self, index: SupportsIndex) -> Labels | None:
         """Read the truth alone; None where the data set has no labels."""

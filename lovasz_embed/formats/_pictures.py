@@ -74,6 +74,20 @@ def colours(path: Path, pixels: NDArray[Any], new: New) -> NDArray[np.uint8]:
     return np.broadcast_to(shown, (*shown.shape[:2], 3))
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of a picture; no pixel is decoded."""
+    with decoding(path):
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            require("tifffile", "tifffile")
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                page: Any = file.pages[0]
+                return int(page.imagelength), int(page.imagewidth)
+        with opened(path, mapped=True) as picture:
+            return picture.height, picture.width
+
+
 def read_label_map(path: Path) -> NDArray[np.int32]:
     """Read an instance map as int32 (H, W), 0 = background: one channel of integers or palette indices."""
     with decoding(path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lovasz_embed import _check
@@ -33,6 +34,7 @@ class Batches(Dataset[View]):
         self.classes = classes
         self._cache: dict[int, View] = {}
         self._cached = 0
+        self._pixels = self._pixels_so_far() if config.sampling == "pixels" else None
 
     def __len__(self) -> int:
         return self.config.steps
@@ -42,7 +44,7 @@ class Batches(Dataset[View]):
         rng = np.random.default_rng((config.seed, step))
         views = [
             random_view(
-                self.picture(int(rng.integers(len(self.pictures)))),
+                self.picture(self._draw(rng)),
                 rng,
                 size=config.crop,
                 scale=config.scale,
@@ -52,6 +54,19 @@ class Batches(Dataset[View]):
             for _ in range(config.batch)
         ]
         return View(*(torch.stack(tensors) for tensors in zip(*views, strict=True)))
+
+    def _draw(self, rng: np.random.Generator) -> int:
+        """Return the number of a random picture."""
+        if self._pixels is None:
+            return int(rng.integers(len(self.pictures)))
+        return int(np.searchsorted(self._pixels, rng.integers(self._pixels[-1]), side="right"))
+
+    def _pixels_so_far(self) -> NDArray[np.int64]:
+        """Return for every picture how many pixels it and those before it have."""
+        size: Callable[[int], tuple[int, int]] | None = getattr(self.pictures, "size", None)
+        numbers = range(len(self.pictures))
+        sizes = map(size, numbers) if callable(size) else (self.picture(n).semantic.shape for n in numbers)
+        return np.cumsum([height * width for height, width in sizes])
 
     def picture(self, index: int) -> View:
         """Return a whole picture; kept in memory while there is room, so that it is decoded once."""

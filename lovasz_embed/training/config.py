@@ -10,6 +10,8 @@ from typing import Any
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 
+SAMPLINGS = ("pictures", "pixels")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -21,6 +23,9 @@ class TrainConfig:
             limit: only then is a run repeatable bit for bit.
         batch: Crops a step.
         crop: Side of a crop, pixels.
+        sampling: What is drawn evenly. "pictures": all alike. "pixels": a picture of twice the pixels twice as often,
+            so that what a large picture shows is seen as often as what a small one does; it wants pictures with a
+            `size`, or decodes all of them once.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine to zero.
         backbone_rate: Factor of the learning rate for the backbone's own weights; 0 leaves them as they are. Of an
             `AdaptedBackbone` these are its body's: what adapts it learns at the full rate.
@@ -58,6 +63,7 @@ class TrainConfig:
     minutes: float | None = None
     batch: int = 6
     crop: int = 192
+    sampling: str = "pictures"
     learning_rate: float = 2e-3
     backbone_rate: float = 1.0
     frozen_stages: int = 0
@@ -97,6 +103,7 @@ class TrainConfig:
             _check.positive(name, getattr(self, name))
         for name in ("backbone_rate", "weight_decay", "jitter", "ncm_weight", "pull_weight", "norm_weight"):
             _check.non_negative(name, getattr(self, name))
+        _check.one_of("sampling", self.sampling, SAMPLINGS)
         if self.scale < 1:
             raise ValueError(_check.message("scale", "be 1 or above", self.scale))
         if not 0 <= self.momentum < 1:
