@@ -169,6 +169,21 @@ def test_a_perfect_output_reads_as_the_truth(contest: Any, track: Any, method: s
         assert quality.pq == 1.0, reading
 
 
+@pytest.mark.parametrize("method", METHODS[1:])  # ours is the library to the bit, which tests its own loss
+def test_offsets_that_point_to_the_centre_cost_less_than_those_that_point_away(
+    contest: Any, track: Any, method: str
+) -> None:
+    contestant, views = built(contest, track, method), views_of(contest, track)
+    views = View(*(part[:1] for part in views))
+    output = perfect_output(contest, track, method, contestant, views)
+    first = {"centre": 7, "spatial": 6, "discriminative": 12}[method]
+    if method == "discriminative":
+        output[:, 6:first] = 0  # offsets alone tell the instances apart
+    away = output.clone()
+    away[:, first : first + 2] *= -1
+    assert float(contestant.loss(output, views)) < 0.999 * float(contestant.loss(away, views))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_points_know_the_place_of_the_window(contest: Any, track: Any, method: str) -> None:
     contestant = built(contest, track, method)
