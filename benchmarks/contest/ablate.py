@@ -1,8 +1,8 @@
 """The ablations of our method: each changes one thing, trained and scored by the loop of the contest.
 
-    python benchmarks/contest/ablate.py --track synthetic --budget full --jobs 2 --out contest
-    python benchmarks/contest/ablate.py --track synthetic --only "kernel gaussian" "dims 16" --seeds 0 --out contest
-    python benchmarks/contest/ablate.py --track synthetic --budget full --out contest --table
+    python benchmarks/contest/ablate.py --track synthetic --budget full --jobs 2 --out runs/contest
+    python benchmarks/contest/ablate.py --track synthetic --only "kernel gaussian" "dims 16" --seeds 0 --out runs/contest
+    python benchmarks/contest/ablate.py --track synthetic --budget full --out runs/contest --table
     python benchmarks/contest/ablate.py --list
 
 Scored are the validation pictures, for these tables choose the library's defaults; the test pictures stay unseen. A
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--only", nargs="+", choices=CHANGES, help="names of changes; all that suit the track else")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("contest"), help="folder of all results")
+    parser.add_argument("--out", type=Path, default=Path("runs/contest"), help="folder of all results")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--steps", type=int, help="in place of the budget's")
     parser.add_argument("--backbone", help="name of a pretrained backbone")

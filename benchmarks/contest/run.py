@@ -1,8 +1,8 @@
 """The contest: four ways to segment things from pixels, on one network, tuned alike, tested over several seeds.
 
-    python benchmarks/contest/run.py --track synthetic --budget small --out contest    # a quarter of an hour, 2 cores
-    python benchmarks/contest/run.py --track synthetic --budget full --jobs 2 --out contest
-    python benchmarks/contest/run.py --track synthetic --budget full --out contest --table
+    python benchmarks/contest/run.py --track synthetic --budget small --out runs/contest    # a quarter of an hour, 2 cores
+    python benchmarks/contest/run.py --track synthetic --budget full --jobs 2 --out runs/contest
+    python benchmarks/contest/run.py --track synthetic --budget full --out runs/contest --table
     python benchmarks/contest/run.py --smoke                                           # does it still run?
 
 Every training leaves a JSON file; the same command goes on where it stopped. See docs/contest.md.
@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the tests")
-    parser.add_argument("--out", type=Path, default=Path("contest"), help="folder of all results")
+    parser.add_argument("--out", type=Path, default=Path("runs/contest"), help="folder of all results")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--steps", type=int, help="in place of the budget's; tuning takes half as many")
     parser.add_argument("--backbone", help="name of a pretrained backbone, for all methods")
