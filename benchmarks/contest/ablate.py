@@ -1,8 +1,8 @@
 """The ablations of our method: each changes one thing, trained and scored by the loop of the contest.
 
-    python benchmarks/contest/ablate.py --track synthetic --budget full --jobs 2 --out runs/contest
-    python benchmarks/contest/ablate.py --track synthetic --only "kernel gaussian" "dims 16" --seeds 0 --out runs/contest
-    python benchmarks/contest/ablate.py --track synthetic --budget full --out runs/contest --table
+    python benchmarks/contest/ablate.py --track synthetic --budget full --jobs 2
+    python benchmarks/contest/ablate.py --track synthetic --only "kernel gaussian" "dims 16" --seeds 0
+    python benchmarks/contest/ablate.py --track synthetic --budget full --table
     python benchmarks/contest/ablate.py --list
 
 Scored are the validation pictures, for these tables choose the library's defaults; the test pictures stay unseen. A

@@ -1,8 +1,8 @@
 """The contest: four ways to segment things from pixels, on one network, tuned alike, tested over several seeds.
 
-    python benchmarks/contest/run.py --track synthetic --budget small --out runs/contest    # a quarter of an hour, 2 cores
-    python benchmarks/contest/run.py --track synthetic --budget full --jobs 2 --out runs/contest
-    python benchmarks/contest/run.py --track synthetic --budget full --out runs/contest --table
+    python benchmarks/contest/run.py --track synthetic --budget small    # a quarter of an hour on 2 cores
+    python benchmarks/contest/run.py --track synthetic --budget full --jobs 2
+    python benchmarks/contest/run.py --track synthetic --budget full --table
     python benchmarks/contest/run.py --smoke                                           # does it still run?
 
 Every training leaves a JSON file; the same command goes on where it stopped. See docs/contest.md.
