@@ -53,10 +53,11 @@ _PRETRAINED = Preset(
 )
 # What was found on the 26 training pictures of COCO's open subset (docs/results.md). Crops are whole pictures: the mean
 # of an instance that a crop cuts is not that of the whole instance. Places of 133 categories are spread beforehand.
+# The smallest areas are below 95 % of those pictures' things and 85 % of their stuff segments.
 _PRETRAINED_FOR = {
     "coco-panoptic": Preset(
         {"crop": 640, "scale": 1.0, "jitter": 0.1, "ncm_temperature": 1.0, "spread": 4.0},
-        {"reduction": 2, "dims": 20, "unit": 80.0},
+        {"reduction": 2, "dims": 20, "unit": 80.0, "min_thing_area": 64, "min_stuff_area": 1024},
     ),
 }
 
