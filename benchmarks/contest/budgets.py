@@ -25,7 +25,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "full": Budget(1500, 750, 4, Amounts(train=500, val=40, test=100, films=12, frames=8)),
-    "small": Budget(270, 135, 2, Amounts(train=200, val=16, test=40, films=4, frames=5)),
+    "small": Budget(330, 135, 2, Amounts(train=200, val=16, test=40, films=4, frames=5)),
     "smoke": Budget(2, 2, 2, Amounts(train=4, val=1, test=1, films=1, frames=2)),
 }
 TUNING_SEED = 1000
