@@ -522,7 +522,7 @@ def test_the_module_is_the_command() -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "lovasz_embed", "evaluate"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    text = "error: evaluate must be given RUN with --data, or --pred with --truth, got none of them\n"
+    text = "error: evaluate must be given RUN or --weights with --data, or --pred with --truth, got none of them\n"
     assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", text)
 
 
@@ -570,7 +570,7 @@ def test_a_bare_install_reaches_that_line_with_nothing_else_imported() -> None:
         ("evaluate {run} --data {data} --device moon", "--device must be a device that torch can use here, got"),
         ("evaluate {empty} --data {data}", "RUN must be a folder with dataset.json"),
         ("evaluate {run} --data {nuclei} --format instance-map", "must have the 3 categories of the run, got 2"),
-        ("evaluate {run}", "must be given RUN with --data, or --pred with --truth, got RUN"),
+        ("evaluate {run}", "must be given RUN or --weights with --data, or --pred with --truth, got RUN"),
         ("evaluate {run} --data {data} --truth {data}", "got RUN --data --truth"),
         ("evaluate --pred {tmp}/p.json --truth {data}", "p.json must exist, got no such file"),
         ("evaluate --pred {empty} --truth {data}", "predictions.json must exist, got no such file"),

@@ -12,6 +12,7 @@ EXAMPLES = {
     ),
     "predict": (
         "lovasz-embed predict RUN picture.jpg --overlays",
+        "lovasz-embed predict --weights nuclei cells.tif --overlays",
         "lovasz-embed predict RUN folder/ --out PREDICTION",
         "lovasz-embed predict RUN --data DATA --split val --out PREDICTION",
     ),

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from lovasz_embed.formats import FORMATS, DataError, dataset_splits
+from lovasz_embed.weights import NAMES
 
 # Panels of the help. What has no panel comes first: what a verb reads and writes.
 TRAINING, SCORING, RUNNING = "Training", "Scores while it trains", "Running"
@@ -32,6 +33,11 @@ def complete_split(ctx: typer.Context, incomplete: str) -> list[str]:
     return []
 
 
+def complete_weights(incomplete: str) -> list[str]:
+    """Return the weights that come with the package."""
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
 def complete_device(incomplete: str) -> list[str]:
     """Return the devices that torch can use here."""
     return [name for name in _devices() if name.startswith(incomplete)]
@@ -48,5 +54,12 @@ def _devices() -> Iterator[str]:
 
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, ...", autocompletion=complete_device, rich_help_panel=RUNNING)
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A model that comes with the package, in the place of RUN: {', '.join(NAMES)}.",
+        autocompletion=complete_weights,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as last line on stdout.", rich_help_panel=RUNNING)]

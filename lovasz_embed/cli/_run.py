@@ -13,6 +13,7 @@ from lovasz_embed._atomic import write_atomically
 from lovasz_embed.formats import Category, DataError, PanopticDataset, dataset_splits, open_dataset
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.report._run import DATASET
+from lovasz_embed.weights import weights_folder
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class DatasetRecord:
             return cls(values["format"], tuple(Category(**category) for category in values["categories"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(_check.message(str(path), "be what `train` wrote", repr(error))) from error
+
+
+def run_folder(run: Path | None, weights: str | None) -> Path:
+    """Return the folder of a run, or of weights that come with the package: one of the two is given."""
+    if (run is None) == (weights is None):
+        got = "neither" if run is None else "both"
+        raise ValueError(_check.message("the model", "be given either as RUN or by --weights", got))
+    return weights_folder(weights) if run is None else run  # type: ignore[arg-type]
 
 
 def load_run(run: Path, device: str) -> tuple[DatasetRecord, PanopticEmbedder]:

@@ -11,8 +11,8 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, quality_record, show_quality, tracked
-from lovasz_embed.cli._options import Device, Json, complete_format, complete_split
-from lovasz_embed.cli._run import check_categories, load_run, open_split
+from lovasz_embed.cli._options import Device, Json, Weights, complete_format, complete_split
+from lovasz_embed.cli._run import check_categories, load_run, open_split, run_folder
 from lovasz_embed.cli.predict import PREDICTIONS
 from lovasz_embed.formats import CocoPanoptic, DataError, PanopticDataset, read_coco_panoptic
 from lovasz_embed.panoptic import PanopticResult
@@ -20,6 +20,7 @@ from lovasz_embed.panoptic import PanopticResult
 
 def evaluate(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder that `train` wrote.")] = None,
+    weights: Weights = None,
     data: Annotated[Path | None, typer.Option(help="Data set to predict and score.")] = None,
     format: Annotated[
         str | None,
@@ -36,19 +37,21 @@ def evaluate(
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Score a run on a data set (RUN --data), or COCO panoptic files (--pred --truth)."""
+    """Score a model on a data set (RUN --data, --weights --data), or COCO panoptic files (--pred --truth)."""
     start = time.perf_counter()
-    given = {"RUN": run, "--data": data, "--pred": pred, "--truth": truth}
+    given = {"RUN": run, "--weights": weights, "--data": data, "--pred": pred, "--truth": truth}
     names = [name for name, value in given.items() if value is not None]
-    if run is not None and data is not None and len(names) == 2:
-        dataset, predictions = _by_run(run, data, format, split, device)
-        title = f"{run} on {data}"
+    if (run is not None or weights is not None) and data is not None and len(names) == 2:
+        dataset, predictions = _by_run(run_folder(run, weights), data, format, split, device)
+        title = f"{run or weights} on {data}"
     elif pred is not None and truth is not None and len(names) == 2:
         dataset, predictions = _by_files(pred, truth, format, split)
         title = f"{pred} against {truth}"
     else:
         got = " ".join(names) or "none of them"
-        raise ValueError(_check.message("evaluate", "be given RUN with --data, or --pred with --truth", got))
+        raise ValueError(
+            _check.message("evaluate", "be given RUN or --weights with --data, or --pred with --truth", got)
+        )
     quality = training.evaluate(
         tracked(predictions, len(dataset), "evaluating"),
         (dataset.result(index) for index in range(len(dataset))),

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, say, tracked
 from lovasz_embed.cli._kept import Kept, Write, command_of
-from lovasz_embed.cli._options import Device, Json, complete_format, complete_split
-from lovasz_embed.cli._run import load_run, open_split
+from lovasz_embed.cli._options import Device, Json, Weights, complete_format, complete_split
+from lovasz_embed.cli._run import load_run, open_split, run_folder
 from lovasz_embed.formats import Category, DataError, PanopticDataset, open_pictures
 from lovasz_embed.formats._coco_writer import check_target
 from lovasz_embed.formats._png import write_png
@@ -32,8 +32,14 @@ PREDICTIONS = "predictions.json"
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `train` wrote.")],
-    pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of pictures.")] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN] [PICTURES]...",
+            help="Folder that `train` wrote, unless there is --weights; then pictures, or folders of pictures.",
+        ),
+    ] = None,
+    weights: Weights = None,
     data: Annotated[Path | None, typer.Option(help="A data set instead of pictures.")] = None,
     format: Annotated[
         str | None, typer.Option(help="Format of --data; that of the run if not given.", autocompletion=complete_format)
@@ -61,6 +67,8 @@ def predict(
 ) -> None:
     """Segment pictures and write COCO panoptic files; for a run on instance maps also 16-bit maps."""
     start = time.perf_counter()
+    pictures = list(paths or ())
+    run = run_folder(pictures.pop(0) if pictures and weights is None else None, weights)
     record, model = load_run(run, device)
     dataset = _open(pictures, data, format, split, record.format)
     target = out if out.suffix == ".json" else out / PREDICTIONS
@@ -140,7 +148,7 @@ def _say_what_is_near(model: PanopticEmbedder, tile: int | None, overlap: int | 
 
 
 def _open(
-    pictures: list[Path] | None, data: Path | None, format: str | None, split: str | None, usual: str
+    pictures: list[Path], data: Path | None, format: str | None, split: str | None, usual: str
 ) -> PanopticDataset:
     if bool(pictures) == (data is not None):
         got = "both" if pictures else "neither"
@@ -150,7 +158,7 @@ def _open(
     if format is not None or split is not None:
         raise DataError("--format and --split must come with --data, got PICTURES")
     files: list[Path] = []
-    for picture in pictures or []:
+    for picture in pictures:
         files += open_pictures(picture).files if picture.is_dir() else [picture]
     return open_pictures(files)
 
