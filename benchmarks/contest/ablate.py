@@ -17,13 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contest.budgets import BUDGETS
 from contest.changes import CHANGES, Change, changes_for
+from contest.options import parser_of
 from contest.pool import run_all
 from contest.records import Key
 from contest.table import ablation_table
 from contest.task import Contest, Task
-from contest.tracks import TRACKS
 
 
 def main() -> None:
@@ -51,17 +50,8 @@ def task_of(contest: Contest, name: str, change: Change, seed: int) -> Task:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--track", choices=TRACKS, default="synthetic")
-    parser.add_argument("--budget", choices=BUDGETS, default="small")
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="+", choices=CHANGES, help="names of changes; all that suit the track else")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs/contest"), help="folder of all results")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--steps", type=int, help="in place of the budget's")
-    parser.add_argument("--backbone", help="name of a pretrained backbone")
-    parser.add_argument("--data", type=Path, help="folder of real pictures; LOVASZ_EMBED_DATA or ../shared/data else")
-    parser.add_argument("--table", action="store_true", help="print the table from what is there")
     parser.add_argument("--list", action="store_true", help="print the changes")
     return parser.parse_args()
 

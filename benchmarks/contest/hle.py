@@ -12,11 +12,10 @@ from torch import Tensor
 from contest.contestant import Contestant
 from contest.network import build_network
 from contest.tracks import Track
-from lovasz_embed.hierarchy import HierarchicalLovaszHinge
 from lovasz_embed.model import ModelConfig
 from lovasz_embed.panoptic import PanopticResult
-from lovasz_embed.prototypes import class_means
 from lovasz_embed.training import TrainConfig, View, fit_class_means
+from lovasz_embed.training._loss import followed, hinge_of
 
 _MODEL = {field.name for field in fields(ModelConfig)}
 _TRAIN = {field.name for field in fields(TrainConfig)}
@@ -46,22 +45,19 @@ class Hle(Contestant):
         self.config = config
         dims = int(model.pop("dims", track.model.get("dims", ModelConfig.dims)))
         self.network = build_network(track, backbone=backbone, dims=dims, **model)
-        self.hinge = HierarchicalLovaszHinge(
-            kernel=config.kernel,
-            negatives=config.negatives,
-            ncm_weight=config.ncm_weight,
-            ncm_temperature=config.ncm_temperature,
-            pull_weight=config.pull_weight,
-            norm_weight=config.norm_weight,
-        )
+        self.hinge = hinge_of(config)
         self.running = torch.full_like(self.network.ncm.means, torch.nan, dtype=torch.float32)
 
     def loss(self, output: Tensor, views: View) -> Tensor:
         """Return the hierarchical hinge with the terms that `TrainConfig` asks for."""
-        self._follow(output.detach(), views.semantic)
+        self.follow(output, views)
         levels = self.network.levels(views.semantic, views.instance, views.crowd)
         loss: Tensor = self.hinge(output, levels, self.running).loss
         return loss
+
+    def follow(self, output: Tensor, views: View) -> None:
+        """Move the running class means towards those of this batch, as `fit` does."""
+        self.running = followed(self.running, output.detach(), views.semantic, self.config.momentum)
 
     def after_training(self, views: Iterable[View], amp: bool) -> None:
         """Take the class means over whole pictures, as `fit` does."""
@@ -84,10 +80,3 @@ class Hle(Contestant):
         moved = output.clone()
         moved[:, -2:] += torch.tensor(at, dtype=output.dtype).view(2, 1, 1) / config.unit
         return moved
-
-    def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
-        """Move the running class means towards those of this batch, as `fit` does."""
-        means, counts = class_means(embedding, semantic, num_classes=len(self.running))
-        blended = torch.lerp(means.to(self.running), self.running, self.config.momentum)
-        blended = torch.where(self.running.isnan(), means.to(self.running), blended)
-        self.running = torch.where((counts > 0).unsqueeze(1), blended, self.running)

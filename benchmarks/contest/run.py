@@ -17,12 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contest.budgets import BUDGETS
 from contest.contestants import CONTESTANTS
+from contest.options import parser_of
 from contest.pool import run_all
 from contest.table import table, trials_table
 from contest.task import Contest
-from contest.tracks import TRACKS
 from contest.tuning import finals_of, trials_of
 
 
@@ -52,17 +51,8 @@ def compete(contest: Contest, methods: list[str], seeds: list[int], jobs: int) -
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--track", choices=TRACKS, default="synthetic")
-    parser.add_argument("--budget", choices=BUDGETS, default="small")
+    parser = parser_of(__doc__)
     parser.add_argument("--methods", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the tests")
-    parser.add_argument("--out", type=Path, default=Path("runs/contest"), help="folder of all results")
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--steps", type=int, help="in place of the budget's; tuning takes half as many")
-    parser.add_argument("--backbone", help="name of a pretrained backbone, for all methods")
-    parser.add_argument("--data", type=Path, help="folder of real pictures; LOVASZ_EMBED_DATA or ../shared/data else")
-    parser.add_argument("--table", action="store_true", help="print the tables from what is there")
     parser.add_argument("--smoke", action="store_true", help="two steps of everything")
     return parser.parse_args()
 

@@ -64,7 +64,7 @@ class Variant(Hle):
 
     def loss(self, output: Tensor, views: View) -> Tensor:
         """Return the loss of `Hle` with what is changed."""
-        self._follow(output.detach(), views.semantic)
+        self.follow(output, views)
         category, instance = (
             replace(level, weight=weight)
             for level, weight in zip(

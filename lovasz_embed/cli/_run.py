@@ -48,10 +48,12 @@ class DatasetRecord:
 
 def run_folder(run: Path | None, weights: str | None) -> Path:
     """Return the folder of a run, or of weights that come with the package: one of the two is given."""
-    if (run is None) == (weights is None):
-        got = "neither" if run is None else "both"
-        raise ValueError(_check.message("the model", "be given either as RUN or by --weights", got))
-    return weights_folder(weights) if run is None else run  # type: ignore[arg-type]
+    if run is not None and weights is None:
+        return run
+    if run is None and weights is not None:
+        return weights_folder(weights)
+    got = "neither" if run is None else "both"
+    raise ValueError(_check.message("the model", "be given either as RUN or by --weights", got))
 
 
 def load_run(run: Path, device: str) -> tuple[DatasetRecord, PanopticEmbedder]:

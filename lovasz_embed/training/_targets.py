@@ -5,7 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lovasz_embed.model import PanopticEmbedder
+from lovasz_embed.training.config import TrainConfig
+
 _STEPS = 300
+
+
+def category_targets(model: PanopticEmbedder, config: TrainConfig) -> Tensor:
+    """Return fixed places of the categories, (C, D); 0 in dimensions that categories do not look at."""
+    seen = list(model.config.category_dims)
+    targets = torch.zeros_like(model.ncm.means)
+    distance = (config.spread or 0.0) * model.config.category_radius
+    targets[:, seen] = spread_targets(len(targets), len(seen), distance, config.seed).to(targets)
+    return targets
 
 
 def spread_targets(classes: int, dims: int, distance: float, seed: int) -> Tensor:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
-from lovasz_embed.hierarchy import HierarchicalLoss, HierarchicalLovaszHinge
-from lovasz_embed.model import AdaptedBackbone, PanopticEmbedder
-from lovasz_embed.prototypes import class_means
+from lovasz_embed.hierarchy import HierarchicalLoss
+from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.training._batches import Batches, Pictures
-from lovasz_embed.training._targets import spread_targets
+from lovasz_embed.training._loss import followed, hinge_of
+from lovasz_embed.training._parameters import learning_parameters
+from lovasz_embed.training._targets import category_targets
 from lovasz_embed.training.config import TrainConfig
 from lovasz_embed.training.views import View
 
@@ -182,22 +183,15 @@ class _Run:
     def __init__(self, model: PanopticEmbedder, config: TrainConfig) -> None:
         self.model = model
         self.config = config
-        self.loss = HierarchicalLovaszHinge(
-            kernel=config.kernel,
-            negatives=config.negatives,
-            ncm_weight=config.ncm_weight,
-            ncm_temperature=config.ncm_temperature,
-            pull_weight=config.pull_weight,
-            norm_weight=config.norm_weight,
-        )
-        self.groups = _groups(model, config)
+        self.loss = hinge_of(config)
+        self.groups = learning_parameters(model, config)
         self.optimiser = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self.groups],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
         self.device = next(model.parameters()).device
-        self.targets = _targets(model, config).to(self.device) if config.spread is not None else None
+        self.targets = category_targets(model, config).to(self.device) if config.spread is not None else None
         self.running = torch.full_like(model.ncm.means, torch.nan, dtype=torch.float32)
         self.step = 0
         self.seconds = 0.0
@@ -223,7 +217,7 @@ class _Run:
             semantic, instance, crowd = (
                 labels[:, pixels[0][:, None], pixels[1]] for labels in (semantic, instance, crowd)
             )
-        self._follow(embedding.detach(), semantic)
+        self.running = followed(self.running, embedding.detach(), semantic, self.config.momentum)
         levels = self.model.levels(semantic, instance, crowd)
         result: HierarchicalLoss = self.loss(embedding, levels, self.running if self.targets is None else self.targets)
         _must_be_finite(f"the loss of step {self.step}", result.loss)
@@ -267,14 +261,6 @@ class _Run:
         )
         return torch.from_numpy(rows).to(self.device), torch.from_numpy(columns).to(self.device)
 
-    def _follow(self, embedding: Tensor, semantic: Tensor) -> None:
-        """Move the running class means towards those of this batch."""
-        means, counts = class_means(embedding, semantic, num_classes=len(self.running))
-        known = (counts > 0).unsqueeze(1)
-        blended = torch.lerp(means.to(self.running), self.running, self.config.momentum)
-        blended = torch.where(self.running.isnan(), means.to(self.running), blended)
-        self.running = torch.where(known, blended, self.running)
-
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on."""
         content = {
@@ -308,41 +294,6 @@ class _Run:
             raise ValueError(_check.message(str(path), rule, f"other tensors ({error})")) from error
         self.optimiser.load_state_dict(content["optimiser"])
         self.running, self.step, self.seconds = content["running"], content["step"], content["seconds"]
-
-
-def _groups(model: PanopticEmbedder, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
-    """Return the parameters that learn, with a factor of the learning rate each; the others are frozen."""
-    backbone = model.backbone
-    body = backbone.body if isinstance(backbone, AdaptedBackbone) else backbone
-    still = [body] if config.backbone_rate == 0 else _first_stages(body, config.frozen_stages)
-    for part in still:
-        part.requires_grad_(False)  # torch then keeps nothing of its maps for a backward pass
-    own = {id(parameter) for parameter in body.parameters()}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rest = [parameter for parameter in learning if id(parameter) not in own]
-    slow = [parameter for parameter in learning if id(parameter) in own]
-    return [(rest, 1.0), (slow, config.backbone_rate)] if slow and config.backbone_rate != 1 else [(learning, 1.0)]
-
-
-def _first_stages(body: nn.Module, number: int) -> list[nn.Module]:
-    """Return what comes before the stages of a backbone, and its first stages."""
-    if not number:
-        return []
-    stages = getattr(body, "stages", None)
-    if not isinstance(stages, nn.ModuleList) or number > len(stages):
-        count = len(stages) if isinstance(stages, nn.ModuleList) else "none"
-        remedy = "Freeze parts of it yourself with requires_grad_(False)."
-        raise ValueError(_check.message("frozen_stages", f"be at most the backbone's stages, {count}", number, remedy))
-    return [body.get_submodule("stem"), *stages[:number]]
-
-
-def _targets(model: PanopticEmbedder, config: TrainConfig) -> Tensor:
-    """Return fixed places of the categories, (C, D); 0 in dimensions that categories do not look at."""
-    seen = list(model.config.category_dims)
-    targets = torch.zeros_like(model.ncm.means)
-    distance = (config.spread or 0.0) * model.config.category_radius
-    targets[:, seen] = spread_targets(len(targets), len(seen), distance, config.seed).to(targets)
-    return targets
 
 
 def _embed(model: nn.Module, picture: Tensor, amp: bool, pixels: tuple[Tensor, Tensor] | None = None) -> Tensor:
