@@ -21,6 +21,7 @@ from lovasz_embed._coco import Extents, check_ids, entries, ids_to_rgb
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
 from lovasz_embed.formats._files import writing
 from lovasz_embed.formats._png import write_png
+from lovasz_embed.formats._results import must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.panoptic._strips import index_strips
 
@@ -68,15 +69,9 @@ def write_coco_panoptic(
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
     try:
         parts = CocoParts(work)
-        pictures = _each(results)
-        for done, image in enumerate(images):
-            picture = next(pictures, None)
-            if picture is None:
-                raise DataError(message("results", f"hold a picture for each of the {len(images)} images", done))
+        for image, picture in paired(results, images):
             with writing(path):
                 parts.add(image, picture, categories)
-        if next(pictures, None) is not None:
-            raise DataError(message("results", f"hold a picture for each of the {len(images)} images", "more"))
         with writing(path):
             parts.publish(path, images, categories)
     finally:
@@ -121,10 +116,8 @@ class CocoParts:
             ValueError: As `PanopticResult.to_coco`.
             OSError: The files cannot be written.
         """
+        must_have_size(image, result)
         height, width = result.segmentation.shape[-2:]
-        if (image.height or height, image.width or width) != (height, width):
-            rule = f"have the size {image.height} x {image.width} of image {image.image_id}"
-            raise DataError(message("results", rule, f"{height} x {width} (height x width)"))
         segments = result.segments[0]
         check_ids(image.image_id, segments)
         extents = Extents(len(segments))
@@ -215,10 +208,6 @@ def _write_entry(path: Path, size: tuple[int, int], found: Iterator[dict[str, An
             file.write(separator + json.dumps(chunk)[1:-1])
             separator = ", "
         file.write("]")
-
-
-def _each(results: Iterable[PanopticResult]) -> Iterator[PanopticResult]:
-    return (picture for result in results for picture in result)
 
 
 def _check_names(images: Sequence[ImageRecord]) -> None:

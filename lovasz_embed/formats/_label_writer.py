@@ -17,6 +17,7 @@ from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError, ImageRecord
 from lovasz_embed.formats._files import writing
 from lovasz_embed.formats._pictures import require
+from lovasz_embed.formats._results import must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult, Segment
 
 Files = Mapping[str, bytes]
@@ -53,19 +54,9 @@ def write_label_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        pictures = (picture for result in results for picture in result)
-        wanted = f"hold a picture for each of the {len(images)} images"
-        for number, image in enumerate(images):
-            picture = next(pictures, None)
-            if picture is None:
-                raise DataError(message("results", wanted, number))
-            height, width = picture.segmentation.shape[-2:]
-            if (image.height or height, image.width or width) != (height, width):
-                rule = f"have the size {image.height} x {image.width} of image {image.image_id}"
-                raise DataError(message("results", rule, f"{height} x {width} (height x width)"))
+        for image, picture in paired(results, images):
+            must_have_size(image, picture)
             _write(work / "new", files(image, picture))
-        if next(pictures, None) is not None:
-            raise DataError(message("results", wanted, "more"))
         _write(work / "new", last())
         with writing(folder):
             os.replace(work / "new", folder)
