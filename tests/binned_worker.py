@@ -6,6 +6,7 @@ Run as `binned_worker.py FOLDER RANK [ENGINE ...]`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -97,6 +98,7 @@ def main(folder: str, rank: int, *engines: str) -> None:
             results[name, impl] = step(name, impl, model, parts[rank], torch.distributed.group.WORLD)
             torch.save(results, f"{folder}/rank{rank}.pt")  # at once: a later case may fail
     torch.distributed.destroy_process_group()
+    time.sleep(0.1)  # gloo's threads let go of their tensors: a process that ends at once may abort
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Run as `triton_worker.py FOLDER RANK`.
 from __future__ import annotations
 
 import sys
+import time
 from datetime import timedelta
 
 import torch
@@ -45,6 +46,7 @@ def main(folder: str, rank: int) -> None:
     results["train"] = train("triton", DistributedDataParallel(network()), ONE_TO_THREE[rank], world)
     torch.save(results, f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
+    time.sleep(0.1)  # gloo's threads let go of their tensors: a process that ends at once may abort
 
 
 if __name__ == "__main__":
