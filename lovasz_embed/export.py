@@ -25,6 +25,7 @@ from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.model import PanopticEmbedder, prepare
 from lovasz_embed.model.preparing import PERCENTILES, RANGE
 from lovasz_embed.panoptic import PanopticResult, assemble
+from lovasz_embed.panoptic.segmentation import check_reading, look_at
 
 EXPORTS = ("onnx", "torch-export")
 VOID = -1
@@ -145,12 +146,13 @@ def settings_of(model: PanopticEmbedder) -> dict[str, Any]:
     if not bool(model.ncm.counts.any()):
         raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
     config = asdict(model.config)
-    chosen = ("instance_radius", "reach", "connected", "min_thing_area", "min_stuff_area", "dims", "category_radius")
+    chosen = ("instance_radius", "reach", "connected", "vote", "min_thing_area", "min_stuff_area")
     return {
         "version": __version__,
         "classes": list(config["classes"]),
         "things": list(config["things"]),
-        **{name: config[name] for name in chosen},
+        **{name: config[name] for name in (*chosen, "dims", "category_radius")},
+        "instance_dims": list(model.config.instance_dims),
         "stride": model.strides[-1],
         "context": model.context,
         "preparation": {"percentiles": PERCENTILES, "clamp": RANGE, "to": (-1, 1)},
@@ -204,6 +206,9 @@ class Reading:
         connected: Whether instances are split into connected parts.
         min_thing_area: Smaller things become void, pixels.
         min_stuff_area: Smaller stuff segments become void, pixels.
+        instance_dims: The dimensions that tell instances apart; None is all.
+        vote: Whether the pixels of all things are clustered together, and each instance takes the category that most
+            of its pixels have; False clusters each category by itself.
     """
 
     classes: tuple[str, ...]
@@ -213,6 +218,8 @@ class Reading:
     connected: bool = False
     min_thing_area: int = 0
     min_stuff_area: int = 0
+    instance_dims: tuple[int, ...] | None = None
+    vote: bool = False
 
     def read_off(self, embedding: NDArray[np.floating], category: NDArray[np.integer]) -> PanopticResult:
         """Cluster the things of embeddings (B, D, H, W) with categories (B, H, W), -1 = void, into segments.
@@ -226,8 +233,8 @@ class Reading:
         values, semantic = torch.from_numpy(np.array(embedding)), torch.from_numpy(np.array(category)).long()
         is_thing = torch.isin(semantic, torch.tensor(self.things, dtype=torch.long))
         clusters = cluster_embeddings(
-            values,
-            torch.where(is_thing, semantic, VOID),
+            look_at(values, check_reading(self.instance_dims, self.vote, values.shape[1])),
+            is_thing if self.vote else torch.where(is_thing, semantic, VOID),
             radius=self.radius,
             reach=self.reach,
             min_size=max(self.min_thing_area, 1),
@@ -277,7 +284,7 @@ class ExportedModel:
             remedy = "Write it with `lovasz-embed export`."
             raise ValueError(_check.message(str(path), f"hold the entry {_KEY!r}", "none", remedy))
         self.settings: dict[str, Any] = json.loads(text)
-        radius = self.settings["instance_radius"]
+        radius, own_dims = self.settings["instance_radius"], self.settings.get("instance_dims")
         self.reading = Reading(
             classes=tuple(self.settings["classes"]),
             things=tuple(self.settings["things"]),
@@ -286,6 +293,9 @@ class ExportedModel:
             connected=self.settings["connected"],
             min_thing_area=self.settings["min_thing_area"],
             min_stuff_area=self.settings["min_stuff_area"],
+            # Files of before these entries were made for all dimensions and for each category by itself.
+            instance_dims=None if own_dims is None else tuple(own_dims),
+            vote=self.settings.get("vote", False),
         )
 
     def run(self, picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lovasz_embed import export as export_module
 from lovasz_embed.export import EXPORTS, ExportedModel, Reading, export_model
 from lovasz_embed.model import ModelConfig, PanopticEmbedder, prepare
 
@@ -82,7 +83,15 @@ def test_the_file_tells_all_that_reading_takes(exported: Exported) -> None:
     assert loaded.settings["preparation"] == {"percentiles": [1.0, 99.8], "clamp": [-0.5, 1.5], "to": [-1, 1]}
     assert (loaded.settings["stride"], loaded.settings["context"]) == (4 * config.stride, exported.model.context)
     assert loaded.reading == Reading(
-        config.classes, config.things, config.instance_radius, config.reach * config.instance_radius, False, 4, 5
+        config.classes,
+        config.things,
+        config.instance_radius,
+        config.reach * config.instance_radius,
+        connected=False,
+        min_thing_area=4,
+        min_stuff_area=5,
+        instance_dims=config.instance_dims,
+        vote=config.vote,
     )
 
 
@@ -108,6 +117,28 @@ def test_pixels_without_a_class_are_void() -> None:
     reading = Reading(("floor", "cup"), (1,), radius=1.0, reach=1.0)
     result = reading.read_off(np.zeros((1, 2, 1, 3), np.float32), np.array([[[-1, 0, 1]]]))
     assert result.segmentation.tolist() == [[[0, 1, 2]]]
+
+
+def test_things_are_read_off_by_their_own_dimensions_and_by_a_vote() -> None:
+    embedding = np.array([[[[0.0, 0.0, 4.0, 0.0]], [[7.0, 7.1, 7.2, 9.9]]]], np.float32)
+    category = np.array([[[0, 0, 1, 0]]])
+    for options, segments in (
+        ({"vote": False}, [(0, 2), (1, 1), (0, 1)]),
+        ({"vote": True}, [(0, 3), (0, 1)]),
+    ):
+        reading = Reading(("car", "truck"), (0, 1), radius=1.0, reach=1.0, instance_dims=(1,), **options)
+        assert [(s.category, s.area) for s in reading.read_off(embedding, category).segments[0]] == segments
+
+
+def test_a_file_of_before_the_vote_is_read_as_it_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def before(model: PanopticEmbedder) -> dict[str, Any]:
+        return {name: value for name, value in now(model).items() if name not in ("instance_dims", "vote")}
+
+    now = export_module.settings_of
+    monkeypatch.setattr(export_module, "settings_of", before)
+    export_model(network(), tmp_path / "model.pt2", format="torch-export")
+    reading = ExportedModel(tmp_path / "model.pt2").reading
+    assert (reading.instance_dims, reading.vote) == (None, False)
 
 
 # --- what is refused

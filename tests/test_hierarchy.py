@@ -260,6 +260,13 @@ def test_a_level_looks_at_its_own_dimensions_only(impl: str) -> None:
     after = hierarchical_lovasz_hinge(embedding, levels, impl=impl).per_level
     assert before[0] == after[0]
     assert before[1] != after[1]
+    levels = levels_of(semantic, instance, instance_dims=(3, 2))
+    assert levels[0].dims is None
+    before = hierarchical_lovasz_hinge(embedding, levels, impl=impl).per_level
+    embedding[:, 1] += torch.randn(embedding[:, 1].shape)
+    after = hierarchical_lovasz_hinge(embedding, levels, impl=impl).per_level
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 def test_ncm_term_is_the_cross_entropy_of_distances_to_the_given_means() -> None:

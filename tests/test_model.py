@@ -86,6 +86,24 @@ def test_added_coordinates_are_row_and_column_in_embedding_units() -> None:
     assert none.config.category_dims == tuple(range(8))
 
 
+@pytest.mark.parametrize(
+    ("options", "dims"),
+    [
+        ({}, (6, 7)),
+        ({"shared_dims": 2}, (4, 5, 6, 7)),
+        ({"shared_dims": 6}, tuple(range(8))),
+        ({"dims": 3}, (1, 2)),
+        ({"coordinates": "fed", "shared_dims": 2}, tuple(range(8))),
+        ({"coordinates": "none", "dims": 1}, (0,)),
+    ],
+    ids=str,
+)
+def test_instances_are_told_apart_by_their_place_and_by_what_is_shared(
+    options: dict[str, Any], dims: tuple[int, ...]
+) -> None:
+    assert tiny(**options).config.instance_dims == dims
+
+
 def test_fed_coordinates_tell_places_apart_that_look_alike() -> None:
     middle, grey = slice(24, 24 + 2 * CELL), torch.zeros(1, 3, 64, 64)
     for coordinates, tells in [("none", False), ("fed", True)]:
@@ -173,12 +191,27 @@ def test_results_are_read_off_by_means_offset_and_radius() -> None:
     assert len(set(result.instance()[0, 0, 2:].tolist()) - {0}) == 3
 
 
+@pytest.mark.parametrize(("vote", "segments"), [(True, [(1, 3), (1, 3)]), (False, [(1, 2), (1, 3), (2, 1)])])
+def test_instances_are_read_off_their_place_and_their_category_is_voted_on(
+    vote: bool, segments: list[tuple[int, int]]
+) -> None:
+    """Two cups, a pixel of which looks like a car, and whose pixels scatter in the category dimensions."""
+    model = tiny(dims=4, vote=vote, min_thing_area=1, min_stuff_area=1)
+    category = torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])  # two dimensions, three categories
+    means = torch.cat([category, torch.full((2, 3), 5.0)])[None, :, None]
+    model.ncm.update(means, torch.arange(3).view(1, 1, 3))
+    look = category[:, [1, 1, 2, 1, 1, 1]] + torch.tensor([[0.0, 0.0, 0.0, 0.0, 2.5, -2.5], [0.0] * 6])
+    place = torch.tensor([[1.0, 1.1, 1.2, 9.0, 9.1, 9.2], [4.0] * 6])
+    result = model.read_off(torch.cat([look, place])[None, :, None])
+    assert sorted((s.category, s.area) for s in result.segments[0]) == segments
+
+
 def test_the_levels_are_those_of_the_configuration() -> None:
     semantic, instance = torch.tensor([[[0, 1, 1, 255]]]), torch.tensor([[[0, 1, 2, 0]]])
     model = tiny(category_radius=5.0, instance_radius=2.0, margin_ratio=0.5)
     category, things = model.levels(semantic, instance)
     assert (category.radius, category.margin, category.dims) == (5.0, 2.5, model.config.category_dims)
-    assert (things.radius, things.margin, things.dims) == (2.0, 1.0, None)
+    assert (things.radius, things.margin, things.dims) == (2.0, 1.0, (6, 7))
     crowd = torch.tensor([[[False, True, False, False]]])
     assert (model.levels(semantic, instance, crowd)[1].labels == things.IGNORED).tolist() == [
         [[False, True, False, True]]
@@ -189,7 +222,7 @@ def test_the_levels_are_those_of_the_configuration() -> None:
 
 
 def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    model = with_means(tiny(unit=11.0, min_thing_area=3))
+    model = with_means(tiny(unit=11.0, min_thing_area=3, shared_dims=2, vote=False))
     model.save_pretrained(tmp_path / "new" / "folder")
     again = PanopticEmbedder.from_pretrained(tmp_path / "new" / "folder")
     picture = torch.rand(1, 3, 30, 20)
@@ -233,6 +266,15 @@ def test_a_missing_file_fails_clearly(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"must hold {name}, got no such file. Give a folder"):
         PanopticEmbedder.from_pretrained(tmp_path)
+
+
+def test_a_configuration_of_before_a_field_has_its_default(tmp_path: Path) -> None:
+    tiny(shared_dims=2, vote=False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config.pop("shared_dims"), config.pop("vote")) == (2, False)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    again = PanopticEmbedder.from_pretrained(tmp_path).config
+    assert (again.shared_dims, again.vote) == (0, True)
 
 
 def without(field: str) -> Callable[[dict[str, Any]], object]:
@@ -282,10 +324,24 @@ def test_a_truncated_file_fails_clearly(tmp_path: Path, name: str, text: str) ->
         ({"category_radius": float("nan")}, "category_radius must be a finite number above 0, got nan"),
         ({"dims": 2, "coordinates": "added"}, "dims must be at least 3 for coordinates='added', got 2"),
         ({"things": (3,)}, r"things must lie in 0 ... 2, the categories, got \[3\]"),
+        ({"shared_dims": 7}, "shared_dims must lie in 0 ... 6, the dimensions beside the positions, got 7"),
+        ({"shared_dims": -1}, "shared_dims must lie in 0 ... 6, the dimensions beside the positions, got -1"),
     ],
 )
 def test_a_wrong_option_fails_clearly(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
+        tiny(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"shared_dims": 1.0}, "shared_dims must be a whole number, got 1.0"),
+        ({"vote": "yes"}, "vote must be True or False, got 'yes'"),
+    ],
+)
+def test_an_option_of_a_wrong_type_fails_clearly(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
         tiny(**options)
 
 

@@ -27,6 +27,7 @@ from lovasz_embed.synthetic import THINGS, street_scene
 
 pytest.importorskip("triton")
 
+from lovasz_embed._ops.gpu import assembly as gpu_assembly
 from lovasz_embed._ops.gpu import margin, margin_modes, margin_sweep
 from lovasz_embed._ops.gpu import ncm as gpu_ncm
 from lovasz_embed._ops.gpu.pixels import planes
@@ -429,11 +430,23 @@ def street(size: tuple[int, int] = (32, 64)) -> tuple[Tensor, Tensor]:
     return embedding.movedim(-1, 0)[None].contiguous(), means
 
 
-@pytest.mark.parametrize("options", [{}, {"min_thing_area": 30, "min_stuff_area": 40, "reject_radius": 5.3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_thing_area": 30, "min_stuff_area": 40, "reject_radius": 5.3},
+        {"vote": True, "instance_dims": (5, 6, 7), "category_dims": range(5)},
+        {"vote": True, "instance_dims": (7, 5, 6), "min_thing_area": 30},
+    ],
+    ids=str,
+)
 def test_a_street_is_segmented_as_on_the_cpu(options: dict[str, Any]) -> None:
     embedding, means = street()
     embedding = torch.cat([embedding, embedding.flip(3)])
     embedding[0, 2, 3, 4] = math.nan
+    if "vote" in options:  # some pixels of things 3 and 4 read as the other, which instances do not look at
+        astray = torch.rand(2, 1, *embedding.shape[2:]) < 0.2
+        embedding[:, 3:5] = torch.where(astray, embedding[:, [4, 3]], embedding[:, 3:5])
     expected = segment(embedding, means, things=THINGS, radius=1.0, **options)
     assert sum(s.is_thing for s in expected.segments[0]) > 2
     got = segment_there(embedding, means, things=THINGS, radius=1.0, **options)
@@ -446,7 +459,15 @@ def test_a_street_is_segmented_as_on_the_cpu(options: dict[str, Any]) -> None:
         assert [s.score for s in own] == pytest.approx([s.score for s in its], abs=1e-4)
 
 
-@settings(max_examples=4)
+@pytest.mark.parametrize("small", [0, 2**16], ids=["sorted", "table"])
+def test_a_cluster_takes_what_most_of_its_pixels_are_and_the_lowest_of_equal_ones(small: int) -> None:
+    codes = torch.tensor([2, 2, 0, 0, 1, -1, -3, 1, 2, 2, 1, 0], dtype=torch.int32, device=DEVICE)
+    labels = torch.tensor([1, 1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 0], dtype=torch.int32, device=DEVICE)
+    with patch.object(gpu_assembly, "SMALL_TABLE", small):
+        assert gpu_assembly.majority(codes, labels, clusters=4, things=30)[:3].tolist() == [0, 1, 2]
+
+
+@settings(max_examples=6)
 @given(st.data())
 def test_segments_are_those_of_assembly(data: st.DataObject) -> None:
     """Whatever the clusters are: they are assembled as `assemble` does it."""
@@ -456,11 +477,19 @@ def test_segments_are_those_of_assembly(data: st.DataObject) -> None:
     things = data.draw(st.sampled_from([{0}, {1, 3}, {0, 1, 2, 3}, set()]))
     ignore_index = data.draw(st.sampled_from([255, 1, -1]))
     areas = {"min_thing_area": data.draw(st.sampled_from([0, 2.5])), "min_stuff_area": data.draw(st.integers(0, 15))}
-    got = segment_there(embedding, means, things=things, radius=1.0, ignore_index=ignore_index, **areas)
+    vote = data.draw(st.booleans())
+    dims = data.draw(st.sampled_from([[0, 1], [1], [1, 0]]))
+    reading = {"vote": vote, "instance_dims": dims}
+    # Votes are counted in a table, unless it is larger than this and than the picture.
+    with patch.object(gpu_assembly, "SMALL_TABLE", data.draw(st.sampled_from([0, 2**16]))):
+        got = segment_there(embedding, means, things=things, radius=1.0, ignore_index=ignore_index, **reading, **areas)
     semantic = nearest_class_mean(embedding, means, ignore_index=ignore_index)
     is_thing = torch.isin(semantic, torch.tensor(sorted(things - {ignore_index}), dtype=torch.int64))
     clusters = there(
-        embedding, torch.where(is_thing, semantic, -1), radius=1.0, min_size=max(int(areas["min_thing_area"]), 1)
+        embedding[:, dims],
+        is_thing if vote else torch.where(is_thing, semantic, -1),
+        radius=1.0,
+        min_size=max(int(areas["min_thing_area"]), 1),
     )
     expected = assemble(
         semantic, clusters.labels, things=things, scores=clusters.scores, ignore_index=ignore_index, **areas
@@ -472,10 +501,12 @@ def test_segments_are_those_of_assembly(data: st.DataObject) -> None:
 def test_empty_batches_and_single_pixels_are_segmented(shape: tuple[int, ...]) -> None:
     for things in (set(), {0, 1}):
         arguments = torch.zeros(shape), torch.zeros(2, shape[1])
-        assert segment_there(*arguments, things=things, radius=1.0) == segment(*arguments, things=things, radius=1.0)
+        for options in ({"radius": 1.0}, {"radius": 1.0, "vote": True}):
+            assert segment_there(*arguments, things=things, **options) == segment(*arguments, things=things, **options)
 
 
-def test_neither_the_embedding_nor_a_map_comes_to_the_host() -> None:
+@pytest.mark.parametrize("reading", [{}, {"vote": True, "instance_dims": (5, 6, 7)}], ids=str)
+def test_neither_the_embedding_nor_a_map_comes_to_the_host(reading: dict[str, Any]) -> None:
     """What the host reads are counts and tables of segments, by far smaller than a map."""
     embedding, means = street()
     read: list[int] = []
@@ -494,7 +525,7 @@ def test_neither_the_embedding_nor_a_map_comes_to_the_host() -> None:
 
     chosen = patch.object(segmentation_module, "_fused", segmentation_module._on_device)
     with chosen, counting("cpu"), counting("to"), counting("numpy"), counting("tolist"), counting("item"):
-        result = segment(embedding.to(DEVICE), means.to(DEVICE), things=THINGS, radius=1.0)
+        result = segment(embedding.to(DEVICE), means.to(DEVICE), things=THINGS, radius=1.0, **reading)
     assert len(result.segments[0]) > 5
     assert read
     assert max(read) <= 5 * len(result.segments[0])

@@ -32,6 +32,8 @@ CHANGES: dict[str, Change] = {
     **{f"dims {n}, coordinates none": Change({"dims": n, "coordinates": "none"}) for n in (2, 8)},
     "coordinates fed": Change({"coordinates": "fed"}),
     "coordinates fed, category radius 4": Change({"coordinates": "fed", "category_radius": 4.0}),
+    **{f"instances see {2 + n} dimensions": Change({"shared_dims": n}) for n in (2, 6)},
+    "instances see all dimensions, no vote": Change({"shared_dims": 6, "vote": False}),
     **{f"unit {n:g}": Change({"unit": n}) for n in (5.0, 20.0)},
     **{f"category radius {n:g}": Change({"category_radius": n}) for n in (2.0, 4.0)},
     "outer over inner radius 1.3": Change({"margin_ratio": 0.506}),  # m² / r² = (b² - a²) / (b² + a²)
@@ -54,6 +56,7 @@ CHANGES: dict[str, Change] = {
     "class means running": Change({"means": "running"}),
     "linear softmax on the same features": Change({"linear": True}, {"classifier": "linear"}),
     "clustering density": Change({}, {"clustering": "density"}),
+    "no vote": Change({}, {"vote": False}),
     "connected parts": Change({}, {"connected": True}),
     **{f"reach {n:g}": Change({}, {"reach": n}) for n in (1.0, 2.5)},
 }

@@ -30,7 +30,7 @@ class Hle(Contestant):
         options: Of `ModelConfig`, on top of those of the track, and of the loss in `TrainConfig`.
     """
 
-    TRIALS = ({}, {"unit": 16.0}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
+    TRIALS = ({}, {"ncm_weight": 3.0}, {"learning_rate": 4e-3}, {"learning_rate": 1e-3})
     READINGS = ({}, {"reach": 1.0}, {"connected": True}, {"reach": 2.5})
 
     def __init__(self, track: Track, *, backbone: str | None = None, **options: Any) -> None:

@@ -20,7 +20,8 @@ from lovasz_embed.training import Labelled
 
 TRACKS = ("synthetic", "nuclei", "coco")
 _SIZE, _MOST = (256, 256), 44  # of 44 things on the street 4 to 30 show enough of themselves, 15 on average
-_TRAIN, _VAL, _TEST, _FILMS = 1, 2, 3, 4  # seeds of the scenes: two seeds have no scene in common
+# Seeds of the scenes: two seeds have no scene in common. Those of 3 were looked at while our method was being changed.
+_TRAIN, _VAL, _FILMS, _TEST = 1, 2, 4, 5
 
 
 class FilmFrame(NamedTuple):

@@ -120,8 +120,8 @@ class Variant(Hle):
         limits = {"radius": config.instance_radius, "reach": reach} if clustering == "margin" else {}
         minima = {"min_thing_area": config.min_thing_area, "min_stuff_area": config.min_stuff_area}
         clusters = cluster_embeddings(
-            output,
-            torch.where(is_thing, semantic, -1),
+            output[:, list(config.instance_dims)],
+            is_thing if config.vote else torch.where(is_thing, semantic, -1),
             method=clustering,
             connected=config.connected,
             min_size=max(config.min_thing_area, 1),

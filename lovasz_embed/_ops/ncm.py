@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -108,15 +108,15 @@ def looked_at_of(dims: Sequence[int] | None, means: Tensor) -> Tensor:
     return torch.tensor([d in dims for d in range(width)], device=means.device)
 
 
-def check_dims(dims: Any, width: int) -> None:
+def check_dims(dims: Any, width: int, argument: str = "dims") -> None:
     """Raise unless `dims` names some of `width` dimensions, each once, or is None."""
     if dims is None:
         return
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
-        raise TypeError(_check.message("dims", "be a sequence of int or None", repr(dims)))
+    if not isinstance(dims, Collection) or any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
+        raise TypeError(_check.message(argument, "be a sequence of int or None", repr(dims)))
     if not dims or len(set(dims)) < len(dims) or min(dims) < 0 or max(dims) >= width:
         rule = f"name at least one of the dimensions 0 to {width - 1}, each once"
-        raise ValueError(_check.message("dims", rule, dims))
+        raise ValueError(_check.message(argument, rule, dims))
 
 
 def _along_axis_1(values: Tensor, embedding: Tensor) -> Tensor:

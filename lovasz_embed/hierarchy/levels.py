@@ -87,6 +87,7 @@ def panoptic_levels(
     margins: tuple[float | None, float | None] = (None, None),
     weights: tuple[float, float] = (1.0, 1.0),
     category_dims: tuple[int, ...] | None = None,
+    instance_dims: tuple[int, ...] | None = None,
     ignore_index: int = 255,
     crowd: Tensor | None = None,
 ) -> tuple[Level, Level]:
@@ -105,6 +106,7 @@ def panoptic_levels(
         margins: Margins of the two levels; see `Level.margin`.
         weights: Weights of the two levels.
         category_dims: The embedding dimensions that the category level looks at; None is all.
+        instance_dims: The embedding dimensions that the instance level looks at; None is all.
         ignore_index: The category of void pixels.
         crowd: Bool (B, *spatial), True where a group of things is not told apart.
 
@@ -157,6 +159,7 @@ def panoptic_levels(
             radii[1],
             margin=margins[1],
             weight=weights[1],
+            dims=instance_dims,
             name="instance",
         ),
     )

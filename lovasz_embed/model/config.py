@@ -33,6 +33,9 @@ class ModelConfig:
             at the other dimensions only; works the same at any picture size. "fed": two channels of relative
             position beside the decoder's features. "none".
         unit: Pixels per embedding unit where coordinates are added.
+        shared_dims: Dimensions beside the two positions that the instance level looks at too, where coordinates are
+            added: the last ones of the category dimensions. dims - 2 is all. Not looked at otherwise, where instances
+            take all dimensions.
         category_radius: Radius of the category level, embedding units. Where positions are added, categories lie in
             dimensions of their own and need no room for instances; a radius near that of instances then makes a
             missed pixel cost about as much as a wrong one (see docs/hierarchy.md). Take about four times the
@@ -41,6 +44,8 @@ class ModelConfig:
         margin_ratio: Margin over radius of both levels.
         reach: Pixels farther than this from every instance's mean are void; in instance radii.
         connected: Whether instances are split into spatially connected parts.
+        vote: Whether the pixels of all things are clustered together, and each instance takes the category that most
+            of its pixels have; False clusters each category by itself.
         min_thing_area: Smaller predicted things become void, pixels.
         min_stuff_area: Smaller predicted stuff segments become void, pixels.
     """
@@ -54,11 +59,13 @@ class ModelConfig:
     reduction: int = 1
     coordinates: str = "added"
     unit: float = 10.0
+    shared_dims: int = 0
     category_radius: float = 1.1
     instance_radius: float = 1.0
     margin_ratio: float = 0.894
     reach: float = 1.5
     connected: bool = False
+    vote: bool = True
     min_thing_area: int = 20
     min_stuff_area: int = 64
 
@@ -72,7 +79,7 @@ class ModelConfig:
         if not self.classes or not self.widths:
             rule = "hold at least one entry"
             raise ValueError(_check.message("classes and widths", rule, (self.classes, self.widths)))
-        for name in ("dims", "reduction", "min_thing_area", "min_stuff_area"):
+        for name in ("dims", "shared_dims", "reduction", "min_thing_area", "min_stuff_area"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
         if self.reduction < 1:
@@ -81,6 +88,11 @@ class ModelConfig:
         if self.dims < least:
             rule = f"be at least {least} for coordinates={self.coordinates!r}"
             raise ValueError(_check.message("dims", rule, self.dims))
+        if self.coordinates == "added" and not 0 <= self.shared_dims <= self.dims - 2:
+            rule = f"lie in 0 ... {self.dims - 2}, the dimensions beside the positions"
+            raise ValueError(_check.message("shared_dims", rule, self.shared_dims))
+        if not isinstance(self.vote, bool):
+            raise TypeError(_check.message("vote", "be True or False", repr(self.vote)))
         outside = [t for t in self.things if not 0 <= t < len(self.classes)]
         if outside:
             rule = f"lie in 0 ... {len(self.classes) - 1}, the categories"
@@ -90,6 +102,11 @@ class ModelConfig:
     def category_dims(self) -> tuple[int, ...]:
         """The dimensions that tell categories apart: all but those with coordinates added."""
         return tuple(range(self.dims - 2 if self.coordinates == "added" else self.dims))
+
+    @property
+    def instance_dims(self) -> tuple[int, ...]:
+        """The dimensions that tell instances apart: with coordinates added, those two and the shared ones before."""
+        return tuple(range(self.dims - 2 - self.shared_dims if self.coordinates == "added" else 0, self.dims))
 
 
 def read_config(path: Path) -> dict[str, Any]:

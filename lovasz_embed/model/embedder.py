@@ -151,7 +151,8 @@ class PanopticEmbedder(nn.Module):
                 `context` on, the embedding is that of the whole picture but for rounding. None is 32 more, rounded
                 up, which helps to find instances that an edge of a tile cuts.
             out: int32 (H, W), where the result's map is written; `numpy.memmap` keeps it out of memory.
-            scratch: Folder of a temporary file, for the embedding of all thing pixels; None is that of the system.
+            scratch: Folder of a temporary file, for the instance dimensions of all thing pixels; None is that of the
+                system.
 
         Raises:
             TypeError: If a number of pixels is no int, or `out` is no int32 array.
@@ -236,8 +237,10 @@ class PanopticEmbedder(nn.Module):
             "radius": config.instance_radius,
             "reach": config.reach * config.instance_radius,
             "category_dims": config.category_dims,
+            "instance_dims": config.instance_dims,
             "offset": self.ncm.offset,
             "connected": config.connected,
+            "vote": config.vote,
             "min_thing_area": config.min_thing_area,
             "min_stuff_area": config.min_stuff_area,
             "ignore_index": -1,
@@ -254,6 +257,7 @@ class PanopticEmbedder(nn.Module):
             radii=radii,
             margins=(config.margin_ratio * radii[0], config.margin_ratio * radii[1]),
             category_dims=config.category_dims,
+            instance_dims=config.instance_dims,
             crowd=crowd,
         )
 

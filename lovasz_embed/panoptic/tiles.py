@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from lovasz_embed.clustering._pictures import compactness, planar
 from lovasz_embed.panoptic._grid import Window, tiles
 from lovasz_embed.panoptic._maps import thing_categories
 from lovasz_embed.panoptic.result import PanopticResult, Segment
-from lovasz_embed.panoptic.segmentation import segment
+from lovasz_embed.panoptic.segmentation import check_reading, look_at, segment
 from lovasz_embed.prototypes import nearest_class_mean
 
 Embed = Callable[[Window], Tensor]
@@ -43,8 +43,10 @@ def segment_tiles(
     radius: float,
     reach: float | None = None,
     category_dims: Sequence[int] | None = None,
+    instance_dims: Sequence[int] | None = None,
     offset: Tensor | None = None,
     reject_radius: float | None = None,
+    vote: bool = False,
     min_thing_area: int = 0,
     min_stuff_area: int = 0,
     ignore_index: int = 255,
@@ -62,11 +64,12 @@ def segment_tiles(
     together, and the result is that of `segment`. In a larger picture each tile is clustered. The clusters of all
     tiles are joined by their means, the largest first: one takes the nearest of every other tile, if its class is the
     same and the distance at most `radius`. Each joined instance moves to the mean of the pixels nearest to it within
-    `radius`, and then every pixel takes the nearest one within `reach`.
+    `radius`, and then every pixel takes the nearest one within `reach`. With `vote` all things are of one class in
+    this, and the pixels that an instance has in the end, in all tiles, decide on its category.
 
     Let every pixel of the whole picture's embedding lie within δ of the mean of its instance, and the means of two
-    instances of one class at least Δ apart. If 2 δ < radius < Δ - 2 δ and the overlap covers the network's context,
-    the result of joining is that of `segment` as well, whatever the tiles.
+    instances of one class (with `vote`, of any two things) at least Δ apart. If 2 δ < radius < Δ - 2 δ and the overlap
+    covers the network's context, the result of joining is that of `segment` as well, whatever the tiles.
 
     Args:
         embed: Maps a `Window` of the picture to its embedding, floats (1, D, h, w). Coordinates in it, if any, are
@@ -77,8 +80,11 @@ def segment_tiles(
         radius: Radius of an instance, embedding units.
         reach: Farthest distance at which a pixel joins its nearest instance; None is the radius.
         category_dims: The dimensions that tell categories apart; None is all.
+        instance_dims: The dimensions that tell instances apart; None is all.
         offset: Per category, (C,), squared embedding units.
         reject_radius: Pixels farther than this from every class mean are void; None rejects nothing.
+        vote: Cluster the pixels of all things together, and give every instance the category that most of its pixels
+            have, the lowest of equal ones. False clusters each category by itself.
         min_thing_area: Pixels that a thing must have, in all tiles together.
         min_stuff_area: Pixels that a stuff segment must have, in all tiles together.
         ignore_index: The category of void inside.
@@ -90,8 +96,9 @@ def segment_tiles(
         at_once: Pixels of the largest picture that is clustered as a whole; None is eight windows of full size, whose
             embedding takes no more memory than many a network does for one. 0 always joins.
         out: int32 (H, W), written and returned in the result; `numpy.memmap` keeps it out of memory. None makes one.
-        scratch: Folder of a temporary file, that of the system if None. It holds the embedding of all thing pixels,
-            4 D bytes for each, and is gone when the call returns. Up to 64 MiB stay in memory.
+        scratch: Folder of a temporary file, that of the system if None. It holds the instance dimensions of all thing
+            pixels, 4 bytes for each of both (8 for float64), and is gone when the call returns. Up to 64 MiB stay in
+            memory.
 
     Returns:
         The result of one picture, on the CPU. Scores are those of `segment` but for rounding.
@@ -103,8 +110,9 @@ def segment_tiles(
 
     Note:
         Besides the result: one window's embedding with what `embed` needs for it, that of `at_once` pixels or
-        O(instances), and the file. Time is that of `embed` and of `segment`; more than 4096 instances of a class are
-        fine as long as no tile has more. Deterministic, for any number of threads.
+        O(instances), and the file; `vote` adds a table of 8 bytes for every instance and thing category. Time is that
+        of `embed` and of `segment`; more than 4096 instances of a class are fine as long as no tile has more.
+        Deterministic, for any number of threads.
 
     Example:
         >>> row = torch.tensor([0.0, 0.1, 5.0, 5.1, 8.0, 8.2, 0.0]).view(1, 1, 1, 7)
@@ -133,8 +141,9 @@ def segment_tiles(
     grid = tiles((height, width), tile, step)
     class_means, offset = class_means.detach().cpu(), None if offset is None else offset.detach().cpu()
     dims = None if category_dims is None else tuple(category_dims)
+    own_dims = check_reading(instance_dims, vote, class_means.shape[-1])
     nearest: dict[str, Any] = {"offset": offset, "dims": dims, "reject_radius": reject_radius}
-    reader = _Reader(embed, class_means, thing_set, nearest, ignore_index)
+    reader = _Reader(embed, class_means, thing_set, nearest, ignore_index, own_dims, vote)
     if height * width <= at_once:
         whole = segment(
             reader.whole(grid, (height, width), overlap),
@@ -143,8 +152,10 @@ def segment_tiles(
             radius=radius,
             reach=reach,
             category_dims=dims,
+            instance_dims=own_dims,
             offset=offset,
             reject_radius=reject_radius,
+            vote=vote,
             min_thing_area=min_thing_area,
             min_stuff_area=min_stuff_area,
             ignore_index=ignore_index,
@@ -155,10 +166,10 @@ def segment_tiles(
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if scratch is None else os.fspath(scratch)) as file:
         picture = _Picture(ids, grid, reader, Spool(file))
         pieces = [picture.look(place, float(radius), min_size, overlap, context) for place in grid]
-        found = join(pieces, float(radius), class_means.shape[1])
+        found = join(pieces, float(radius), class_means.shape[1] if own_dims is None else len(own_dims))
         found = found.select(found.sizes >= min_size)
         found = picture.settle(found, float(radius), min_size)
-        totals = picture.label(found, float(radius if reach is None else reach))
+        totals, found = picture.label(found, float(radius if reach is None else reach))
     scores = compactness(totals.variances(), radius)
     return picture.number(found, scores, (math.ceil(min_thing_area), math.ceil(min_stuff_area)))
 
@@ -203,11 +214,18 @@ class _Reader:
     things: frozenset[int]
     nearest: dict[str, Any]
     void: int
+    instance_dims: tuple[int, ...] | None
+    vote: bool
 
     @property
     def is_thing(self) -> NDArray[np.bool_]:
         """Whether a category is a thing, (C,)."""
         return np.isin(np.arange(len(self.class_means)), sorted(self.things))
+
+    def classes(self, categories: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return what instances may not cross: the categories of things, or 0 for all of them; -1 for all else."""
+        own = np.append(np.where(self.is_thing, 0 if self.vote else np.arange(len(self.is_thing)), -1), -1)
+        return own.astype(np.int32)[categories]
 
     def embedding(self, window: Window) -> Tensor:
         embedding = self.embed(window)
@@ -249,43 +267,57 @@ class _Picture:
         part, own = seen.inside(window), place.inside(seen)
         embedding = self.reader.embedding(window)[..., part.rows, part.columns]
         categories = self.reader.categories(embedding)
-        classes = np.where(np.append(self.reader.is_thing, False)[categories], categories, -1)
+        classes = self.reader.classes(categories)
+        points = look_at(embedding, self.reader.instance_dims)
         self.ids[place.rows, place.columns] = -1 - categories[own.rows, own.columns]
         mine = classes[own.rows, own.columns] >= 0
-        self.spool.write(planar(embedding[0, :, own.rows, own.columns])[:, mine.reshape(-1)])
-        return self._pieces(embedding, classes, own, radius, min_size)
+        self.spool.write(planar(points[0, :, own.rows, own.columns])[:, mine.reshape(-1)])
+        return self._pieces(points, classes, own, radius, min_size)
 
     def _pieces(
-        self, embedding: Tensor, classes: NDArray[np.int32], own: Window, radius: float, min_size: int
+        self, points: Tensor, classes: NDArray[np.int32], own: Window, radius: float, min_size: int
     ) -> Instances:
         """Cluster what a tile sees, and return what has pixels in the tile itself."""
         found = []
         # Pieces that are large enough as they are, then, of the pixels that these leave, those that are not.
         for least in sorted({min_size, 1}, reverse=True):
             options: dict[str, Any] = {"radius": radius, "reach": radius, "min_size": least, "connected": False}
-            [clusters] = cluster_classified(embedding, classes.reshape(1, -1), **options)
+            [clusters] = cluster_classified(points, classes.reshape(1, -1), **options)
             labels = clusters.labels.reshape(classes.shape)
             sizes = np.bincount(labels[own.rows, own.columns].reshape(-1), minlength=len(clusters.centres) + 1)[1:]
             # What is large enough now and was not before did not stand out: it is a mixture and no instance.
             keep = (sizes > 0) & ((clusters.sizes < min_size) | (least == min_size))
             found.append(Instances(clusters.centres, clusters.classes, sizes).select(keep))
             classes = np.where(labels > 0, -1, classes)
-        return Instances.of(found, embedding.shape[1])
+        return Instances.of(found, points.shape[1])
 
     def settle(self, found: Instances, radius: float, min_size: int) -> Instances:
         """Move instances to the mean of the pixels nearest to them within a radius; small ones go."""
         totals = Totals(found, self.spool.dtype)
         for place, mine, embedding in self._things():
-            totals.assign(embedding, self._categories(place)[mine], radius, map_threads)
+            totals.assign(embedding, self.reader.classes(self._categories(place)[mine]), radius, map_threads)
         return totals.settled(min_size)
 
-    def label(self, found: Instances, limit: float) -> Totals:
-        """Write the nearest instance within a limit of every thing pixel, and return what each one holds then."""
+    def label(self, found: Instances, limit: float) -> tuple[Totals, Instances]:
+        """Write the nearest instance within a limit of every thing pixel.
+
+        Returns:
+            What each instance holds then, and the instances with their categories.
+        """
         totals = Totals(found, self.spool.dtype)
+        things = np.flatnonzero(self.reader.is_thing)
+        votes = np.zeros((len(found.sizes), len(things)) if self.reader.vote else 0, np.int64)
         for place, mine, embedding in self._things():
-            labels = totals.assign(embedding, self._categories(place)[mine], limit, map_threads)
+            categories = self._categories(place)[mine]
+            labels = totals.assign(embedding, self.reader.classes(categories), limit, map_threads)
+            if self.reader.vote:
+                own = labels > 0
+                ballots = (labels[own] - np.int64(1)) * len(things) + np.searchsorted(things, categories[own])
+                np.add.at(votes.reshape(-1), ballots, 1)
             self.ids[place.rows, place.columns][mine] = labels
-        return totals
+        if votes.size:
+            found = replace(found, classes=things[votes.argmax(1)])  # of equal ones the first, which is the lowest
+        return totals, found
 
     def _categories(self, place: Window) -> NDArray[np.int32]:
         return -1 - self.ids[place.rows, place.columns]
