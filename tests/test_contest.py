@@ -345,6 +345,15 @@ def test_splits_share_no_picture(contest: Any, tmp_path: Path, monkeypatch: pyte
     assert len(track.films[0]) == 2
 
 
+def test_few_examples_are_the_first_of_many_tested_on_the_same(contest: Any, tmp_path: Path) -> None:
+    amounts = contest.tracks.Amounts(80, 1, 1, 1, 2)
+    few = contest.tracks.open_track("few", amounts, cache=tmp_path)
+    many = contest.tracks.open_track("synthetic", contest.tracks.Amounts(2, 1, 1, 1, 2), cache=tmp_path)
+    assert (few.name, len(few.train)) == ("few", 2)
+    assert [p.image.tobytes() for p in few.train] == [p.image.tobytes() for p in many.train]
+    assert few.test[0].image.tobytes() == many.test[0].image.tobytes()
+
+
 def test_windows_slide_over_the_same_surface(contest: Any, shared_data: Path, tmp_path: Path) -> None:
     amounts = contest.tracks.Amounts(5, 5, 5, 2, 4)
     track = contest.tracks.open_track("nuclei", amounts, cache=tmp_path, data=shared_data)
