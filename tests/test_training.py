@@ -226,6 +226,26 @@ def test_the_loss_looks_at_a_lattice_that_moves(monkeypatch: pytest.MonkeyPatch)
     assert len(phases) > 1
 
 
+def test_the_loss_knows_the_mean_of_a_category_from_the_step_that_first_shows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown, known = [], []
+    forward = HierarchicalLovaszHinge.forward
+
+    def spy(self: HierarchicalLovaszHinge, embedding: torch.Tensor, levels: Any, means: torch.Tensor) -> Any:
+        shown.append(set(levels[0].labels.unique().tolist()) - {-2})
+        known.append(set((~means.isnan().any(1)).nonzero()[:, 0].tolist()))
+        return forward(self, embedding, levels, means)
+
+    monkeypatch.setattr(HierarchicalLovaszHinge, "forward", spy)
+    floor = squares(0)
+    floor = replace(floor, semantic=np.zeros_like(floor.semantic), instance=np.zeros_like(floor.instance))
+    fit(tiny(), [floor] * 7 + [squares(1)], replace(FEW, batch=1, steps=16))
+    assert {0} in shown  # some steps show the floor alone
+    assert known == [set().union(*shown[: step + 1]) for step in range(len(shown))]
+    assert known[-1] == {0, 1}
+
+
 def test_a_step_looks_at_every_place_in_the_cells_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a regular lattice of the head's stride one place alone would learn."""
     places: list[torch.Tensor] = []
