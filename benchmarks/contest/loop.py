@@ -13,6 +13,7 @@ from torch import nn
 from contest.contestant import Contestant
 from lovasz_embed.training import Labelled, TrainConfig, View
 from lovasz_embed.training._batches import Batches
+from lovasz_embed.training._parameters import learning_parameters
 
 
 @dataclass
@@ -45,16 +46,20 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
     if config.loss_stride != 1:
         raise ValueError(f"loss_stride must be 1, for heat maps need every pixel, got {config.loss_stride}")
     batches = Batches(pictures, config, len(contestant.network.config.classes))
-    learning = [parameter for parameter in contestant.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=config.weight_decay)
+    groups = learning_parameters(contestant, contestant.network.backbone, config)
+    learning = [parameter for parameters, _ in groups for parameter in parameters]
+    optimiser = torch.optim.AdamW(
+        [{"params": parameters} for parameters, _ in groups], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     contestant.train()
     done = Trained()
     began = time.process_time()
     for step in range(config.steps):
         views = batches[step]
         warm = min(1.0, (step + 1) / max(config.warmup, 1))
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+        rate = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+        for group, (_, factor) in zip(optimiser.param_groups, groups, strict=True):
+            group["lr"] = rate * factor
         with torch.autocast("cpu", torch.bfloat16, enabled=config.amp):
             output = contestant(views.picture.contiguous(memory_format=torch.channels_last))
         # The graph is cut at the output, so that the loss can be timed alone; the gradients are the same.

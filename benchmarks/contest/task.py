@@ -96,15 +96,17 @@ class Task:
 
 # Options of the loop; everything else is told to the contestant.
 _LOOP = ("learning_rate", "weight_decay", "clip", "warmup", "amp")
+# Of a backbone that knows something already, as in `lovasz-embed train --backbone`.
+_PRETRAINED = {"backbone_rate": 0.15, "frozen_stages": 3}
 
 
 def build(task: Task, track: Track) -> tuple[Contestant, TrainConfig]:
     """Return the untrained contestant and the options of its training."""
     options = dict(task.options)
     loop = {name: options.pop(name) for name in _LOOP if name in options}
-    config = TrainConfig(
-        **{**track.training, **loop, "steps": task.contest.settings(task.key.stage)["steps"], "seed": task.key.seed}
-    )
+    pretrained = {} if task.contest.backbone is None else _PRETRAINED
+    steps = task.contest.settings(task.key.stage)["steps"]
+    config = TrainConfig(**{**track.training, **pretrained, **loop, "steps": steps, "seed": task.key.seed})
     # A short training has no time for a warm-up of fifty steps.
     config = replace(config, warmup=min(config.warmup, max(config.steps // 10, 1)))
     torch.manual_seed(task.key.seed)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from torch import nn
 
 from lovasz_embed import _check
-from lovasz_embed.model import AdaptedBackbone, PanopticEmbedder
+from lovasz_embed.model import AdaptedBackbone
 from lovasz_embed.training.config import TrainConfig
 
 
-def learning_parameters(model: PanopticEmbedder, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
-    """Return the parameters that learn, with a factor of the learning rate each; the others are frozen."""
-    backbone = model.backbone
+def learning_parameters(
+    model: nn.Module, backbone: nn.Module, config: TrainConfig
+) -> list[tuple[list[nn.Parameter], float]]:
+    """Return the parameters that learn, with a factor of the learning rate each; the others are frozen.
+
+    `backbone` is a part of `model`.
+    """
     body = backbone.body if isinstance(backbone, AdaptedBackbone) else backbone
     still = [body] if config.backbone_rate == 0 else _first_stages(body, config.frozen_stages)
     for part in still:

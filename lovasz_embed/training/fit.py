@@ -184,7 +184,7 @@ class _Run:
         self.model = model
         self.config = config
         self.loss = hinge_of(config)
-        self.groups = learning_parameters(model, config)
+        self.groups = learning_parameters(model, model.backbone, config)
         self.optimiser = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self.groups],
             lr=config.learning_rate,
