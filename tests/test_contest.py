@@ -203,8 +203,9 @@ def test_all_networks_are_one_but_for_the_last_convolution(contest: Any, track: 
     assert rest == {"head.weight", "head.bias", "ncm.sums", "ncm.counts", "ncm.offset"}
 
 
-def test_ours_is_the_library_to_the_bit(contest: Any, track: Any) -> None:
-    config = TrainConfig(steps=4, seed=3, warmup=2, **track.training)
+@pytest.mark.parametrize("backbone_rate", [1.0, 0.3])
+def test_ours_is_the_library_to_the_bit(contest: Any, track: Any, backbone_rate: float) -> None:
+    config = TrainConfig(steps=4, seed=3, warmup=2, backbone_rate=backbone_rate, **track.training)
     torch.manual_seed(7)
     ours = contest.contestants.CONTESTANTS["hle"](track)
     contest.loop.train(ours, track.train, config)
