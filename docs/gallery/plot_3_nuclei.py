@@ -81,9 +81,9 @@ quality = training.evaluate(predictions, map(truth_of, scored), classes=2, thing
 print(f"PQ of the nuclei {float(quality.pq_things):.2f}, of the background {float(quality.pq_stuff):.2f}")
 
 # %%
-# The three most crowded ones, cut to a window. The second column is the embedding where nuclei were found: like
-# colours, like embeddings. The clustering needs no more than that it changes little inside a nucleus and much between
-# two.
+# The three most crowded ones, cut to a window. The second column shows the two dimensions that tell instances apart,
+# where nuclei were found: like colours, like embeddings. Each pixel points to the middle of its nucleus, more or less;
+# the clustering needs no more than that this changes little inside a nucleus and much between two.
 tab20 = np.concatenate([[[0.93, 0.93, 0.95]], plt.get_cmap("tab20")(np.arange(20))[:, :3]])
 
 
@@ -102,8 +102,9 @@ for row, sample in zip(panels, crowded[:3], strict=True):
         embedding = model(prepare(sample.image)[None])
     result, truth = model.read_off(embedding), truth_of(sample)
     nuclei = result.instance()[0] > 0
-    basis = colour_basis(embedding[:, :, nuclei][:, :, None])
-    colours = np.where(nuclei[..., None], embedding_colours(embedding[0], basis=basis), 237)
+    points = embedding[:, list(model.config.instance_dims)]
+    basis = colour_basis(points[:, :, nuclei][:, :, None])
+    colours = np.where(nuclei[..., None], embedding_colours(points[0], basis=basis), 237)
     stretched = ((prepare(sample.image) + 1) / 2).clamp(0, 1) ** 0.6  # lighter, for the eye alone
     found, there = (len(picture.instance()[0][window].unique()) - 1 for picture in (result, truth))
     shown = {
