@@ -67,6 +67,17 @@ def one_of(argument: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(message(argument, f"be one of {', '.join(map(repr, allowed))}", repr(value)))
 
 
+def is_bool(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is True or False.
+
+    >>> is_bool("vote", 1)
+    Traceback (most recent call last):
+    TypeError: vote must be True or False, got 1
+    """
+    if not isinstance(value, bool):
+        raise TypeError(message(argument, "be True or False", repr(value)))
+
+
 def positive(argument: str, value: float) -> None:
     """Raise unless `value` is a finite number above zero."""
     _is_number(argument, value)

@@ -25,7 +25,7 @@ from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.model import PanopticEmbedder, prepare
 from lovasz_embed.model.preparing import PERCENTILES, RANGE
 from lovasz_embed.panoptic import PanopticResult, assemble
-from lovasz_embed.panoptic.segmentation import check_reading, look_at
+from lovasz_embed.panoptic._dims import checked_dims, look_at
 
 EXPORTS = ("onnx", "torch-export")
 VOID = -1
@@ -231,9 +231,10 @@ class Reading:
             [[[1, 1, 2, 2]]]
         """
         values, semantic = torch.from_numpy(np.array(embedding)), torch.from_numpy(np.array(category)).long()
+        _check.is_bool("vote", self.vote)
         is_thing = torch.isin(semantic, torch.tensor(self.things, dtype=torch.long))
         clusters = cluster_embeddings(
-            look_at(values, check_reading(self.instance_dims, self.vote, values.shape[1])),
+            look_at(values, checked_dims("instance_dims", self.instance_dims, values.shape[1])),
             is_thing if self.vote else torch.where(is_thing, semantic, VOID),
             radius=self.radius,
             reach=self.reach,

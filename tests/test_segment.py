@@ -22,7 +22,7 @@ from lovasz_embed._ops.assembly import majority
 from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.panoptic import PanopticResult, assemble, segment
 from lovasz_embed.panoptic import segmentation as segmentation_module
-from lovasz_embed.panoptic.segmentation import look_at
+from lovasz_embed.panoptic._dims import look_at
 from lovasz_embed.prototypes import nearest_class_mean
 
 SHAPES = [(1, 1, 30), (1, 3, 5, 8), (2, 2, 6, 7), (3, 4, 20), (1, 2, 3, 4, 5)]

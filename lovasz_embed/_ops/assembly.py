@@ -156,6 +156,9 @@ def majority(values: Array, labels: Array, clusters: int, things: int) -> Array:
 
     Returns:
         (K + 1,), 0 for what no pixel is in.
+
+    >>> majority(np.array([0, 2, 2, 1, 0]), np.array([1, 1, 1, 2, 2]), 2, 3).tolist()
+    [0, 2, 0]
     """
     voting = (labels > 0) & (values >= 0)
     pairs, votes = np.unique(labels[voting] * np.int64(things) + values[voting], return_counts=True)

@@ -17,8 +17,7 @@ from lovasz_embed.clustering._pictures import compactness, planar, runner
 def check_options(radius: float, reach: float | None, connected: bool) -> None:
     """Raise where an option of margin clustering is wrong, as `cluster_embeddings` does."""
     _check.positive("radius", radius)
-    if not isinstance(connected, bool):
-        raise TypeError(_check.message("connected", "be True or False", repr(connected)))
+    _check.is_bool("connected", connected)
     if reach is not None:
         _check.positive("reach", reach)
 

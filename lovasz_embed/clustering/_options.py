@@ -54,8 +54,7 @@ class Options:
             raise TypeError(_check.message("min_size", "be an int, in pixels", type(self.min_size).__name__))
         if self.min_size < 1:
             raise ValueError(_check.message("min_size", "be at least 1 pixel", self.min_size))
-        if not isinstance(self.connected, bool):
-            raise TypeError(_check.message("connected", "be True or False", repr(self.connected)))
+        _check.is_bool("connected", self.connected)
         for name in sorted({name for names in _HONOURED.values() for name in names} - _HONOURED[self.method]):
             if (value := getattr(self, name)) is not None:
                 methods = " or ".join(f"method={method!r}" for method, names in _HONOURED.items() if name in names)

@@ -16,6 +16,11 @@ def paired(
 
     Raises:
         DataError: Not as many pictures as records.
+
+    >>> record = ImageRecord(image_id=7, file_name="a.png")
+    >>> list(paired([], [record]))
+    Traceback (most recent call last):
+    lovasz_embed.formats._base.DataError: results must hold a picture for each of the 1 images, got 0
     """
     pictures = (picture for result in results for picture in result)
     wanted = f"hold a picture for each of the {len(images)} images"

@@ -91,8 +91,7 @@ class ModelConfig:
         if self.coordinates == "added" and not 0 <= self.shared_dims <= self.dims - 2:
             rule = f"lie in 0 ... {self.dims - 2}, the dimensions beside the positions"
             raise ValueError(_check.message("shared_dims", rule, self.shared_dims))
-        if not isinstance(self.vote, bool):
-            raise TypeError(_check.message("vote", "be True or False", repr(self.vote)))
+        _check.is_bool("vote", self.vote)
         outside = [t for t in self.things if not 0 <= t < len(self.classes)]
         if outside:
             rule = f"lie in 0 ... {len(self.classes) - 1}, the categories"

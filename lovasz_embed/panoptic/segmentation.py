@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from lovasz_embed import _check
 from lovasz_embed._ops.assembly import Code, code_of, majority, pieces
 from lovasz_embed._ops.grouping import SMALL_TABLE
-from lovasz_embed._ops.ncm import check_classifier, check_dims
+from lovasz_embed._ops.ncm import check_classifier
 from lovasz_embed._ops.ncm_numba import name_pixels
 from lovasz_embed.clustering import cluster_embeddings
 from lovasz_embed.clustering._classified import check_options, cluster_classified
 from lovasz_embed.clustering._device import scores_of, stays_on_device
+from lovasz_embed.panoptic._dims import checked_dims, look_at
 from lovasz_embed.panoptic._maps import thing_categories
 from lovasz_embed.panoptic.assembly import assemble, result_of
 from lovasz_embed.panoptic.result import PanopticResult, Segment
@@ -104,7 +105,8 @@ def segment(
     _check.non_negative("min_stuff_area", min_stuff_area)
     check_options(radius, reach, connected)
     dims = None if category_dims is None else tuple(category_dims)
-    seen = look_at(embedding.detach(), check_reading(instance_dims, vote, embedding.shape[1]))
+    _check.is_bool("vote", vote)
+    seen = look_at(embedding.detach(), checked_dims("instance_dims", instance_dims, embedding.shape[1]))
     reading = _Reading(
         thing_set,
         {"offset": offset, "dims": dims, "reject_radius": reject_radius},
@@ -130,22 +132,6 @@ def segment(
         min_stuff_area=min_stuff_area,
         ignore_index=ignore_index,
     )
-
-
-def check_reading(instance_dims: Sequence[int] | None, vote: bool, dimensions: int) -> tuple[int, ...] | None:
-    """Return the dimensions that tell instances apart, or raise where they are not some of the embedding's."""
-    if not isinstance(vote, bool):
-        raise TypeError(_check.message("vote", "be True or False", repr(vote)))
-    check_dims(instance_dims, dimensions, "instance_dims")
-    return None if instance_dims is None else tuple(instance_dims)
-
-
-def look_at(embedding: Tensor, dims: tuple[int, ...] | None) -> Tensor:
-    """Return some dimensions of an embedding (B, D, *spatial): a view if they follow one another, else a copy."""
-    if dims is None:
-        return embedding
-    first, end = dims[0], dims[0] + len(dims)
-    return embedding[:, first:end] if dims == tuple(range(first, end)) else embedding[:, list(dims)]
 
 
 class _Reading(NamedTuple):
@@ -197,7 +183,7 @@ def _on_device(embedding: Tensor, seen: Tensor, means: Tensor, reading: _Reading
 
     Under Triton's interpreter it takes tensors on the CPU.
     """
-    from lovasz_embed._ops.gpu.assembly import majority as vote_of
+    from lovasz_embed._ops.gpu.assembly import majority as majority_on_device
     from lovasz_embed._ops.gpu.assembly import number, tabulate
     from lovasz_embed._ops.gpu.margin import cluster_picture
     from lovasz_embed._ops.gpu.ncm import name_pixels as name_on_device
@@ -225,7 +211,7 @@ def _on_device(embedding: Tensor, seen: Tensor, means: Tensor, reading: _Reading
             min_size=clustering["min_size"],
         )
         count = len(clusters.sizes)
-        classes = vote_of(values, clusters.labels, count, things) if vote else clusters.classes
+        classes = majority_on_device(values, clusters.labels, count, things) if vote else clusters.classes
         table = tabulate(values, clusters.labels, stuff, count, reading.minima)
         number(values, clusters.labels, stuff, table.ids, ids[b])
         cluster = (table.rows - stuff).clamp(min=0)

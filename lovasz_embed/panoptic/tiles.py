@@ -20,10 +20,11 @@ from lovasz_embed._ops.threads import map_threads
 from lovasz_embed._ops.tile_join import Instances, Spool, Totals, join
 from lovasz_embed.clustering._classified import check_options, cluster_classified
 from lovasz_embed.clustering._pictures import compactness, planar
+from lovasz_embed.panoptic._dims import checked_dims, look_at
 from lovasz_embed.panoptic._grid import Window, tiles
 from lovasz_embed.panoptic._maps import thing_categories
 from lovasz_embed.panoptic.result import PanopticResult, Segment
-from lovasz_embed.panoptic.segmentation import check_reading, look_at, segment
+from lovasz_embed.panoptic.segmentation import segment
 from lovasz_embed.prototypes import nearest_class_mean
 
 Embed = Callable[[Window], Tensor]
@@ -141,7 +142,8 @@ def segment_tiles(
     grid = tiles((height, width), tile, step)
     class_means, offset = class_means.detach().cpu(), None if offset is None else offset.detach().cpu()
     dims = None if category_dims is None else tuple(category_dims)
-    own_dims = check_reading(instance_dims, vote, class_means.shape[-1])
+    _check.is_bool("vote", vote)
+    own_dims = checked_dims("instance_dims", instance_dims, class_means.shape[-1])
     nearest: dict[str, Any] = {"offset": offset, "dims": dims, "reject_radius": reject_radius}
     reader = _Reader(embed, class_means, thing_set, nearest, ignore_index, own_dims, vote)
     if height * width <= at_once:

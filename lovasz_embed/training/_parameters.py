@@ -15,6 +15,11 @@ def learning_parameters(
     """Return the parameters that learn, with a factor of the learning rate each; the others are frozen.
 
     `backbone` is a part of `model`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> groups = learning_parameters(model, model[0], TrainConfig(backbone_rate=0.1))
+    >>> [(len(parameters), factor) for parameters, factor in groups]
+    [(2, 1.0), (2, 0.1)]
     """
     body = backbone.body if isinstance(backbone, AdaptedBackbone) else backbone
     still = [body] if config.backbone_rate == 0 else _first_stages(body, config.frozen_stages)
