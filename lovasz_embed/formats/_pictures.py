@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -38,18 +39,22 @@ def require(module: str, package: str) -> None:
         raise ImportError(f'{package} is needed for picture files: pip install "lovasz-embed[io]"') from error
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read a picture as uint8 (H, W, 3), whatever its colour mode.
 
     Grey is repeated, palettes are looked up, alpha is dropped. Pixels wider than 8 bits are scaled by the
     smallest and largest value of this picture, min -> 0 and max -> 255, because microscopes fill only part of
     the range. Pillow itself reduces a 16-bit *colour* PNG to its high bytes. EXIF orientation is not applied:
     labels are drawn on the pixels as stored.
+
+    Args:
+        path: Of the file.
+        content: Bytes of a file that lies in an archive, no TIFF; `path` is then its name in the texts of errors.
     """
-    with decoding(path):
-        pixels = read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else None
+    with decoding(path, content):
+        pixels = read_tiff(path) if content is None and path.suffix.lower() in TIFF_SUFFIXES else None
         if pixels is None:
-            pixels = read_with_pillow(path, as_colour=True)
+            pixels = read_with_pillow(path, as_colour=True, content=content)
     return np.ascontiguousarray(colours(path, pixels, np.empty))
 
 
@@ -104,10 +109,10 @@ def read_label_map(path: Path) -> NDArray[np.int32]:
     return labels.astype(np.int32)
 
 
-def read_coco_png(path: Path) -> NDArray[np.uint8]:
-    """Read a COCO panoptic PNG as uint8 (H, W, 3)."""
-    with decoding(path):
-        pixels = read_with_pillow(path, as_colour=False)
+def read_coco_png(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
+    """Read a COCO panoptic PNG as uint8 (H, W, 3); `content` as in `read_picture`."""
+    with decoding(path, content):
+        pixels = read_with_pillow(path, as_colour=False, content=content)
     if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
         got = f"{pixels.dtype} of shape {pixels.shape}"
         rule = "be an 8-bit RGB picture of segment ids (R + 256 G + 65536 B)"
@@ -116,10 +121,10 @@ def read_coco_png(path: Path) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
+def decoding(path: Path, content: bytes | None = None) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into a `DataError` that names the file."""
     require("PIL", "Pillow")
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise DataError(message(str(path), "exist", "no such file"))
     try:
         yield
@@ -134,7 +139,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path, *, mapped: bool = False) -> Iterator[Image]:
+def opened(path: Path, *, mapped: bool = False, content: bytes | None = None) -> Iterator[Image]:
     """Open a picture with Pillow, which reads size and mode and no pixel, and check its size by our own limit."""
     from PIL import Image
 
@@ -142,7 +147,7 @@ def opened(path: Path, *, mapped: bool = False) -> Iterator[Image]:
     with _opening:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path)
+            picture = Image.open(path if content is None else BytesIO(content))
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     with picture:
@@ -150,11 +155,11 @@ def opened(path: Path, *, mapped: bool = False) -> Iterator[Image]:
         yield picture
 
 
-def read_with_pillow(path: Path, *, as_colour: bool) -> NDArray[Any]:
+def read_with_pillow(path: Path, *, as_colour: bool, content: bytes | None = None) -> NDArray[Any]:
     """Return the pixels of a picture, RGB or grey beyond 8 bits, or without `as_colour` as they are stored."""
-    with opened(path) as picture:
+    with opened(path, content=content) as picture:
         picture.verify()  # checksums and the end of a PNG, which decoding alone passes over
-    with opened(path) as picture:
+    with opened(path, content=content) as picture:
         picture.load()
         one_page(path, picture)
         return np.asarray(_as_rgb(picture) if as_colour else picture)
