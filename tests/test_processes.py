@@ -160,7 +160,7 @@ def test_share_waits_for_no_helper_that_does_not_begin(monkeypatch: pytest.Monke
     """Every helper is busy for as long as the call lasts: the calling thread does all of it."""
     done = threading.Event()
     with ThreadPoolExecutor(1) as helper:
-        monkeypatch.setattr(threads_module, "_helpers", [helper])
+        monkeypatch.setattr(threads_module, "_helpers", [(9, helper)])
         busy = helper.submit(done.wait, 10)
         names = share(lambda _: threading.current_thread(), range(5), 3)
         done.set()
@@ -170,7 +170,7 @@ def test_share_waits_for_no_helper_that_does_not_begin(monkeypatch: pytest.Monke
 
 def test_share_may_be_called_by_a_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     helper, results = ThreadPoolExecutor(1), []
-    monkeypatch.setattr(threads_module, "_helpers", [helper])
+    monkeypatch.setattr(threads_module, "_helpers", [(9, helper)])
 
     def inner(item: int) -> list[int]:
         return share(lambda part: 10 * item + part, range(3), 2)
@@ -180,6 +180,25 @@ def test_share_may_be_called_by_a_helper(monkeypatch: pytest.MonkeyPatch) -> Non
     caller.join(20)
     helper.shutdown(wait=False, cancel_futures=True)  # frees who waits for ever
     assert results == [[10 * item + part for part in range(3)] for item in range(4)]
+
+
+def test_one_caller_hires_no_more_than_its_crew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that was woken too late is not idle yet when the next call asks: over the hours that made dozens."""
+    monkeypatch.setattr(threads_module, "_helpers", [])
+    before = set(threading.enumerate())
+
+    def hired() -> int:
+        return len(set(threading.enumerate()) - before)
+
+    for _ in range(500):
+        share(abs, [-1, -2], 2)
+    assert hired() == 1
+    meeting = threading.Barrier(4, timeout=20)
+    share(lambda _: meeting.wait(), range(4), 4)
+    until = time.monotonic() + 20
+    while hired() != 3 and time.monotonic() < until:  # who was replaced leaves when idle
+        time.sleep(0.01)
+    assert hired() == 3
 
 
 # --- Other processes. A program each: what a fork copies must not depend on the tests that ran before.

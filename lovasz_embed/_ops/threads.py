@@ -15,7 +15,8 @@ Result = TypeVar("Result")
 
 _WORTH_SHARING = 1 << 15  # entries; with fewer, waking a helper takes longer than the work
 
-_helpers: list[ThreadPoolExecutor] = []
+_helpers: list[tuple[int, ThreadPoolExecutor]] = []
+"""How many may help, and who; empty until somebody is needed."""
 
 
 def crew_size(work: int | None = None) -> int:
@@ -47,8 +48,9 @@ def share(function: Callable[[Item], Result], items: Sequence[Item], threads: in
             except BaseException as error:
                 errors[number] = error
 
-    pool = _pool()
-    helping = [pool.submit(work) for _ in range(min(threads, len(items)) - 1)]
+    needed = min(threads, len(items)) - 1
+    pool = _pool(needed)
+    helping = [pool.submit(work) for _ in range(needed)]
     work()
     for helper in helping:
         if not helper.cancel():
@@ -63,12 +65,15 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> li
     return share(function, items, crew_size())
 
 
-def _pool() -> ThreadPoolExecutor:
+def _pool(needed: int) -> ThreadPoolExecutor:
+    """Return the helpers, at least so many; fewer are replaced, and leave when their last call is done."""
     # Kept: a new thread must be scheduled before its starter may go on, which takes milliseconds while torch's
-    # own threads still spin after their last operation.
-    if not _helpers:
-        _helpers.append(ThreadPoolExecutor(256, thread_name_prefix="lovasz-embed"))
-    return _helpers[0]
+    # own threads still spin after their last operation. And no more than one call asks for, however many call at once:
+    # an executor starts another thread whenever none is idle, which a helper that was woken and not needed is not yet,
+    # so that a larger one fills up with threads over the hours, each with an arena of memory of its own.
+    if not _helpers or _helpers[0][0] < needed:
+        _helpers[:] = [(needed, ThreadPoolExecutor(needed, thread_name_prefix="lovasz-embed"))]
+    return _helpers[0][1]
 
 
 # A fork copies the executor and none of its threads: the child hires its own.
