@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.formats import Category, DataError, ImageRecord, read_coco_panoptic
-from lovasz_embed.formats._coco_writer import CocoParts, link
+from lovasz_embed.formats._coco_writer import CocoParts, keep_only, link
 from lovasz_embed.formats._files import read_json, writing
 from lovasz_embed.model import CONFIG, WEIGHTS
 from lovasz_embed.panoptic import PanopticResult
@@ -25,6 +25,7 @@ Write = Callable[[Path, NDArray[np.uint8], PanopticResult], None]
 """Writes a file of one picture; gets a path to which it may add an ending."""
 
 _COMMAND = "command.json"
+_PUBLISHING = "publishing.json"  # is there from when all files are whole until all are in their place
 _TOOL = "lovasz_embed"
 
 
@@ -42,12 +43,12 @@ class Kept:
     """
 
     def __init__(self, target: Path, command: dict[str, Any], resume: bool, beside: Mapping[str, Write]) -> None:
-        self.target, self.folder, self.beside = target, target.parent / f".{target.stem}-partial", dict(beside)
+        self.target, self.folder, self.beside = target, _partial(target), dict(beside)
         self.command = {**command, "beside": sorted(beside)}
         self.parts = CocoParts(self.folder)
         text = json.dumps(self.command, indent=2)
         place = self.folder / _COMMAND
-        if resume and place.is_file() and place.read_text(encoding="utf-8") != text:
+        if resume and place.is_file() and place.read_bytes() != text.encode():
             remedy = "Give the same RUN, --tile, --overlap and --overlays, or leave --resume out to begin anew."
             rule = "be what the same command left"
             raise DataError(_check.message(str(self.folder), rule, "results of another one", remedy))
@@ -103,26 +104,57 @@ class Kept:
             png = f"{image.name}.png"
             self.parts.take(image, self.target.with_suffix("") / png, (height, width), info[png])
 
-    def publish(self, images: Sequence[ImageRecord], categories: Sequence[Category]) -> Iterator[Path]:
-        """Put everything in its place, the COCO files first, and yield the folders; then forget it here."""
+    def publish(self, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Path]:
+        """Put everything in its place, the COCO files first, and return the folders; then forget it here.
+
+        What is there is replaced. From the moment on at which all files are whole, whatever cuts this off is made up
+        for by `finish_publishing`.
+        """
         with writing(self.target):
-            self.parts.publish(self.target, images, categories, {_TOOL: self.command})
-        for name in self.beside:
-            wanted = {_file_of(self.folder / name, image.name) for image in images}
-            for file in (self.folder / name).rglob("*.*"):
-                if file.is_file() and file not in wanted:
-                    file.unlink()
-            place = self.target.parent / name
-            with writing(place):
-                if place.exists():
-                    os.replace(place, self.folder / f"old {name}")
-                os.replace(self.folder / name, place)
-            yield place
-        self.remove()
+            self.parts.prepare(images, categories, {_TOOL: self.command})
+            for name in self.beside:
+                keep_only(self.folder / name, {_file_of(self.folder / name, image.name) for image in images})
+            write_atomically(self.folder / _PUBLISHING, json.dumps(list(self.beside)).encode())
+        return finish_publishing(self.target)
 
     def remove(self) -> None:
         """Forget everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def finish_publishing(target: Path) -> list[Path]:
+    """Do what is left to do where predictions were whole and being put in their places; return the folders beside.
+
+    Every step can be done again, so `kill -9` between two of them costs nothing: the next command begins here. The
+    earlier results lie in the hidden folder until all of the new ones are in their place.
+
+    Raises:
+        DataError: A file cannot be renamed.
+    """
+    folder, places = _partial(target), list[Path]()
+    if not (folder / _PUBLISHING).is_file():
+        return places
+    with writing(target):
+        _swap(folder / "png", target.with_suffix(""), folder / "old")
+        if (folder / "json").is_file():
+            os.replace(folder / "json", target)
+        for name in read_json(folder / _PUBLISHING):
+            places.append(target.parent / name)
+            _swap(folder / name, places[-1], folder / f"old {name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    return places
+
+
+def _swap(new: Path, place: Path, old: Path) -> None:
+    """Rename `new` to `place`, and what is there to `old`, unless that was done before."""
+    if new.exists():
+        if place.exists() and not old.exists():
+            os.replace(place, old)
+        os.replace(new, place)
+
+
+def _partial(target: Path) -> Path:
+    return target.parent / f".{target.stem}-partial"
 
 
 def _file_of(folder: Path, name: str) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,16 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, quality_record, show_quality, tracked
+from lovasz_embed.cli._failures import Failures
 from lovasz_embed.cli._options import Device, Json, Weights, complete_format, complete_split
 from lovasz_embed.cli._run import check_categories, load_run, open_split, run_folder
 from lovasz_embed.cli.predict import PREDICTIONS
 from lovasz_embed.formats import CocoPanoptic, DataError, PanopticDataset, read_coco_panoptic
 from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.quality import PanopticQuality
+
+ResultOf = Callable[[int], PanopticResult]
+"""Makes the prediction of a picture, by its position in the data set."""
 
 
 def evaluate(
@@ -42,40 +47,59 @@ def evaluate(
     given = {"RUN": run, "--weights": weights, "--data": data, "--pred": pred, "--truth": truth}
     names = [name for name, value in given.items() if value is not None]
     if (run is not None or weights is not None) and data is not None and len(names) == 2:
-        dataset, predictions = _by_run(run_folder(run, weights), data, format, split, device)
+        dataset, result_of = _by_run(run_folder(run, weights), data, format, split, device)
         title = f"{run or weights} on {data}"
     elif pred is not None and truth is not None and len(names) == 2:
-        dataset, predictions = _by_files(pred, truth, format, split)
+        dataset, result_of = _by_files(pred, truth, format, split)
         title = f"{pred} against {truth}"
     else:
         got = " ".join(names) or "none of them"
         raise ValueError(
             _check.message("evaluate", "be given RUN or --weights with --data, or --pred with --truth", got)
         )
-    quality = training.evaluate(
-        tracked(predictions, len(dataset), "evaluating"),
-        (dataset.result(index) for index in range(len(dataset))),
-        classes=len(dataset.categories),
-        things=dataset.things,
-    )
+    failures = Failures()
+    quality = _score(dataset, result_of, tracked(range(len(dataset)), len(dataset), "evaluating"), failures)
+    scored = len(dataset) - len(failures)
+    failures.must_leave_some(scored)
     classes = [category.name for category in dataset.categories]
-    show_quality(quality, classes, f"{title}, {len(dataset)} pictures")
+    show_quality(quality.compute(), classes, f"{title}, {scored} pictures")
+    if failures:
+        failures.tell(len(dataset), "the scores are theirs")
     if json:
-        print_json(quality_record(quality, classes, len(dataset), time.perf_counter() - start))
+        record = quality_record(quality.compute(), classes, scored, time.perf_counter() - start)
+        print_json({**record, "failed": failures.record()})
+    if failures:
+        raise typer.Exit(1)
+
+
+def _score(
+    dataset: PanopticDataset, result_of: ResultOf, indices: Iterable[int], failures: Failures
+) -> PanopticQuality:
+    """Count pictures, by their positions in the data set; one that cannot be read counts nothing and is noted."""
+    quality = PanopticQuality(len(dataset.categories), dataset.things)
+    for index in indices:
+        with failures.noting(dataset.names[index]):
+            truth = dataset.result(index)
+            prediction = result_of(index)
+            sizes = [tuple(result.segmentation.shape[-2:]) for result in (prediction, truth)]
+            if sizes[0] != sizes[1]:
+                rule = f"have the size {sizes[1][0]} x {sizes[1][1]} of its truth"
+                got = f"{sizes[0][0]} x {sizes[0][1]} (height x width)"
+                raise DataError(_check.message(f"the prediction of {dataset.names[index]}", rule, got))
+            quality.update(prediction, truth)
+    return quality
 
 
 def _by_run(
     run: Path, data: Path, format: str | None, split: str | None, device: str
-) -> tuple[PanopticDataset, Iterator[PanopticResult]]:
+) -> tuple[PanopticDataset, ResultOf]:
     record, model = load_run(run, device)
     dataset = open_split(data, format or record.format, split, "val")
     check_categories(dataset, record)
-    return dataset, training.predict(model, (dataset.image(index) for index in range(len(dataset))))
+    return dataset, lambda index: next(training.predict(model, [dataset.image(index)]))
 
 
-def _by_files(
-    pred: Path, truth: Path, format: str | None, split: str | None
-) -> tuple[PanopticDataset, Iterator[PanopticResult]]:
+def _by_files(pred: Path, truth: Path, format: str | None, split: str | None) -> tuple[PanopticDataset, ResultOf]:
     dataset = _open_truth(truth, format, split)
     path = pred / PREDICTIONS if pred.is_dir() else pred
     predicted = read_coco_panoptic(path, categories=dataset.categories)
@@ -87,7 +111,7 @@ def _by_files(
         if absent:
             raise DataError(_check.message(str(path), f"hold a prediction of {absent[0]}", "none of this name"))
         positions = [found[name] for name in dataset.names]
-    return dataset, (predicted.result(position) for position in positions)
+    return dataset, lambda index: predicted.result(positions[index])
 
 
 def _open_truth(path: Path, format: str | None, split: str | None) -> PanopticDataset:

@@ -14,13 +14,17 @@ import typer
 from numpy.typing import NDArray
 
 from lovasz_embed import _check, training
+from lovasz_embed._atomic import replacing
 from lovasz_embed.cli._console import print_json, say, tracked
-from lovasz_embed.cli._kept import Kept, Write, command_of
+from lovasz_embed.cli._failures import Failures
+from lovasz_embed.cli._kept import Kept, Write, command_of, finish_publishing
 from lovasz_embed.cli._options import Device, Json, Weights, complete_format, complete_split
 from lovasz_embed.cli._run import load_run, open_split, run_folder
 from lovasz_embed.formats import Category, DataError, PanopticDataset, open_pictures
 from lovasz_embed.formats._coco_writer import check_target
+from lovasz_embed.formats._lock import locked
 from lovasz_embed.formats._png import write_png
+from lovasz_embed.formats._results import must_have_size
 from lovasz_embed.formats.instance_map import UINT16_MAX, write_labels
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.panoptic import PanopticResult
@@ -77,35 +81,44 @@ def predict(
         beside["labels"] = _write_labels
     if overlays:
         beside["overlays"] = partial(_write_overlay, Palette.of(model.config.classes, model.config.things))
-    check_target(target, dataset.images)
-    for name in beside:
-        _refuse_foreign_folder(target.parent / name, target)
-
     _say_what_is_near(model, tile, overlap)
-    kept = Kept(target, command_of(run, tile=tile, overlap=overlap), resume, beside)
-    if resume:
-        kept.take_finished(dataset.images)
-    missing = [index for index, name in enumerate(dataset.names) if not kept.has(name)]
-    taken_up = len(dataset) - len(missing)
-    if taken_up:
-        say(f"{taken_up} of {len(dataset)} pictures are there already")
-    try:
-        for index in tracked(missing, len(missing), "predicting"):
-            _predict_one(model, dataset, index, kept, tile, overlap, record.categories)
-    except BaseException as stop:
-        if not len(kept):
-            kept.remove()
-        elif isinstance(stop, KeyboardInterrupt):
-            say(f"interrupted; the same command with --resume goes on from the {len(kept)} pictures that are done")
-        raise
-    folders = list(kept.publish(dataset.images, record.categories))
-    say(f"wrote {len(dataset)} pictures to {target} and {target.with_suffix('')}/")
+    failures, taken_up, folders = Failures(), 0, list[Path]()
+    with locked(target, *(target.parent / name for name in beside)):
+        finish_publishing(target)
+        check_target(target, dataset.images)
+        for name in beside:
+            _refuse_foreign_folder(target.parent / name, target)
+        kept = Kept(target, command_of(run, tile=tile, overlap=overlap), resume, beside)
+        if resume:
+            kept.take_finished(dataset.images)
+        missing = [index for index, name in enumerate(dataset.names) if not kept.has(name)]
+        taken_up = len(dataset) - len(missing)
+        if taken_up:
+            say(f"{taken_up} of {len(dataset)} pictures are there already")
+        try:
+            for index in tracked(missing, len(missing), "predicting"):
+                _predict_one(model, dataset, index, kept, tile, overlap, record.categories, failures)
+            failures.must_leave_some(len(kept))
+            done = [image for image in dataset.images if kept.has(image.name)]
+            folders = kept.publish(done, record.categories)
+        except BaseException as stop:
+            if not len(kept):
+                kept.remove()
+            else:
+                why = "interrupted; " if isinstance(stop, KeyboardInterrupt) else ""
+                say(f"{why}the same command with --resume goes on from the {len(kept)} pictures that are done")
+            raise
+    say(f"wrote {len(done)} pictures to {target} and {target.with_suffix('')}/")
     for folder in folders:
         say(f"wrote {folder}/")
+    if failures:
+        failures.tell(len(dataset), "the same command with --resume tries them again")
     if json:
         seconds = round(time.perf_counter() - start, 3)
-        numbers = {"pictures": len(dataset), "resumed": taken_up, "seconds": seconds}
-        print_json({"predictions": str(target), **numbers})
+        numbers = {"pictures": len(done), "resumed": taken_up, "seconds": seconds}
+        print_json({"predictions": str(target), **numbers, "failed": failures.record()})
+    if failures:
+        raise typer.Exit(1)
 
 
 def _predict_one(
@@ -116,14 +129,19 @@ def _predict_one(
     tile: int | None,
     overlap: int | None,
     categories: Sequence[Category],
+    failures: Failures,
 ) -> None:
     """Segment a picture and keep what is written of it; with tiles, its pixels and ids lie in files beside that."""
+    image, result = dataset.images[index], None
     scratch = None if tile is None else kept.folder
-    picture = dataset.image(index) if scratch is None else dataset.mapped_image(index, scratch)
-    with warnings.catch_warnings():
+    with failures.noting(image.name), warnings.catch_warnings():
+        picture = dataset.image(index) if scratch is None else dataset.mapped_image(index, scratch)
         warnings.filterwarnings("ignore", "overlap must be at least")  # was said above, once
-        [result] = training.predict(model, [picture], tile=tile, overlap=overlap, scratch=scratch)
-    kept.keep(dataset.images[index], picture, result, categories)
+        [found] = training.predict(model, [picture], tile=tile, overlap=overlap, scratch=scratch)
+        must_have_size(image, found)
+        result = found
+    if result is not None:  # what cannot be written is no fault of the picture, and ends the work
+        kept.keep(image, picture, result, categories)
 
 
 def _write_labels(place: Path, _: NDArray[np.uint8], result: PanopticResult) -> None:
@@ -137,7 +155,8 @@ def _write_labels(place: Path, _: NDArray[np.uint8], result: PanopticResult) -> 
 
 def _write_overlay(palette: Palette, place: Path, picture: NDArray[np.uint8], result: PanopticResult) -> None:
     size = (picture.shape[0], picture.shape[1])
-    write_png(place.with_name(f"{place.name}.png"), size, overlay_strips(picture, result, palette))
+    with replacing(place.with_name(f"{place.name}.png")) as temporary:
+        write_png(temporary, size, overlay_strips(picture, result, palette))
 
 
 def _say_what_is_near(model: PanopticEmbedder, tile: int | None, overlap: int | None) -> None:

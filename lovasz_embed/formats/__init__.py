@@ -18,6 +18,8 @@ from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels,
 from lovasz_embed.formats._cityscapes_classes import CITYSCAPES_CLASSES, CityscapesClass
 from lovasz_embed.formats._clips import Clip, ClipDataset
 from lovasz_embed.formats._coco_writer import write_coco_panoptic
+from lovasz_embed.formats._shard_files import Shard, shard_splits
+from lovasz_embed.formats._shard_writer import write_shards
 from lovasz_embed.formats._vistas_config import VistasLabel
 from lovasz_embed.formats.cityscapes import Cityscapes, cityscapes_splits, read_cityscapes_map, write_cityscapes
 from lovasz_embed.formats.coco import CocoPanoptic, coco_splits, open_coco_folder, read_coco_panoptic
@@ -31,6 +33,7 @@ from lovasz_embed.formats.instance_map import (
 )
 from lovasz_embed.formats.kitti import Kitti, Mots, kitti_splits, mots_splits, write_kitti, write_mots
 from lovasz_embed.formats.kitti_step import KittiStep, kitti_step_splits, read_kitti_step_map, write_kitti_step
+from lovasz_embed.formats.shards import Shards, ShardStream, stream_shards
 from lovasz_embed.formats.vistas import Vistas, vistas_splits, write_vistas
 
 __all__ = [
@@ -53,6 +56,9 @@ __all__ = [
     "PanopticDataset",
     "Pictures",
     "Sample",
+    "Shard",
+    "ShardStream",
+    "Shards",
     "Vistas",
     "VistasLabel",
     "dataset_splits",
@@ -62,12 +68,14 @@ __all__ = [
     "read_coco_panoptic",
     "read_instance_map",
     "read_kitti_step_map",
+    "stream_shards",
     "write_cityscapes",
     "write_coco_panoptic",
     "write_instance_map",
     "write_kitti",
     "write_kitti_step",
     "write_mots",
+    "write_shards",
     "write_vistas",
 ]
 
@@ -93,6 +101,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "kitti-step": Format(KittiStep, kitti_step_splits),
         "kitti": Format(Kitti, kitti_splits),
         "mots": Format(Mots, mots_splits),
+        "shards": Format(Shards, shard_splits),
     }
 )
 """The known formats by name; a new one is one line here."""
@@ -106,7 +115,7 @@ def open_dataset(folder: str | PathLike[str], *, format: str, split: str | None 
         format: "coco-panoptic" (`annotations/panoptic_SPLIT*.json`, its PNG folder beside it, pictures in
             `SPLIT2017/` or `SPLIT/`), "instance-map" (`images/`, `labels/`, and `index.json` where it has
             splits), "cityscapes", "cityscapes-coarse", "vistas" (the newest version that is there), "vistas-v1.2",
-            "vistas-v2.0", "kitti-step", "kitti" or "mots"; the class of each describes its folders.
+            "vistas-v2.0", "kitti-step", "kitti", "mots" or "shards"; the class of each describes its folders.
         split: Name of a split, for COCO with or without its year; None takes the only one.
 
     Returns:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lovasz_embed._check import message
 from lovasz_embed._coco import MAX_ID
 from lovasz_embed.formats._base import VOID, Category, DataError, ImageRecord
+from lovasz_embed.formats._files import leads_outside
 
 
 def read_categories(path: Path, entries: Any) -> tuple[Category, ...]:
@@ -103,7 +104,6 @@ def _field(where: str, entry: Any, key: str, kind: type | tuple[type, ...]) -> A
 
 def _relative(where: str, file_name: str) -> str:
     """Return `file_name`, refusing one that leads out of its folder."""
-    path = PurePosixPath(file_name)
-    if path.is_absolute() or ".." in path.parts or not path.name:
+    if leads_outside(file_name):
         raise DataError(message(where, "name a file inside its folder", repr(file_name)))
     return file_name

@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from lovasz_embed._atomic import replacing
 from lovasz_embed._check import message
 from lovasz_embed._coco import Extents, check_ids, entries, ids_to_rgb
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
-from lovasz_embed.formats._files import writing
+from lovasz_embed.formats._files import leads_outside, writing
+from lovasz_embed.formats._lock import locked
 from lovasz_embed.formats._png import write_png
 from lovasz_embed.formats._results import must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult
@@ -47,7 +48,7 @@ def write_coco_panoptic(
 
     Raises:
         DataError: Not as many pictures as images, a size other than the record's, two pictures with one PNG
-            name, or a place that cannot be written or holds other files.
+            name, or a place that cannot be written, holds other files or is being written by another process.
 
     >>> import tempfile, torch
     >>> one = torch.ones(1, 2, 3, dtype=torch.int32)
@@ -64,18 +65,19 @@ def write_coco_panoptic(
     """
     path = Path(path)
     check_target(path, images)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-    try:
-        parts = CocoParts(work)
-        for image, picture in paired(results, images):
-            with writing(path):
-                parts.add(image, picture, categories)
+    with locked(path):
         with writing(path):
-            parts.publish(path, images, categories)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
+        try:
+            parts = CocoParts(work)
+            for image, picture in paired(results, images):
+                with writing(path):
+                    parts.add(image, picture, categories)
+            with writing(path):
+                parts.prepare(images, categories)
+                _publish(work, path.with_suffix(""), path)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def check_target(path: Path, images: Sequence[ImageRecord]) -> None:
@@ -85,6 +87,8 @@ def check_target(path: Path, images: Sequence[ImageRecord]) -> None:
         raise DataError(message("path", "end in .json", path.name, remedy))
     _check_names(images)
     with writing(path):
+        if path.is_dir():
+            raise DataError(message(str(path), "be free for a JSON", "a folder", "Choose another name."))
         _refuse_foreign_folder(path.with_suffix(""), path)
 
 
@@ -131,7 +135,9 @@ class CocoParts:
         png, entry = self.png(image.name), self._entry(image.name)
         for file in (png, entry):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_png(png, (height, width), colours())
+        # By another name first: the one that is there may be a second name of a finished file.
+        with replacing(png) as temporary:
+            write_png(temporary, (height, width), colours())
         found = entries(image.image_id, extents, segments, [category.id for category in categories])
         with replacing(entry) as temporary:
             _write_entry(temporary, (height, width), found)
@@ -144,25 +150,17 @@ class CocoParts:
         with replacing(self._entry(image.name)) as temporary:
             _write_entry(temporary, size, iter(info))
 
-    def publish(
-        self,
-        path: Path,
-        images: Sequence[ImageRecord],
-        categories: Sequence[Category],
-        info: dict[str, Any] | None = None,
+    def prepare(
+        self, images: Sequence[ImageRecord], categories: Sequence[Category], info: dict[str, Any] | None = None
     ) -> None:
-        """Make the JSON and rename all into place, in the order of `images`; what belongs to none of them goes.
+        """Make the JSON, in the order of `images`; what belongs to none of them goes.
 
         Args:
-            path: The JSON; the PNG folder has its name without ending.
             images: All must be there.
             categories: Of the JSON.
             info: Of the JSON.
         """
-        keep = {self.png(image.name) for image in images}
-        for png in (self.folder / "png").rglob("*.png"):
-            if png.is_file() and png not in keep:
-                png.unlink()
+        keep_only(self.folder / "png", {self.png(image.name) for image in images})
         known = [
             {"id": c.id, "name": c.name, "supercategory": c.supercategory, "isthing": int(c.is_thing)}
             for c in categories
@@ -180,7 +178,6 @@ class CocoParts:
                 file.write("}")
                 listed.append({"id": image.image_id, "file_name": image.file_name, **size})
             file.write(f'], "images": {json.dumps(listed)}, "categories": {json.dumps(known)}}}')
-        _publish(self.folder, path.with_suffix(""), path)
 
     def png(self, name: str) -> Path:
         """Return where the PNG of a picture lies."""
@@ -188,6 +185,13 @@ class CocoParts:
 
     def _entry(self, name: str) -> Path:
         return self.folder / "entries" / f"{name}.json"
+
+
+def keep_only(folder: Path, wanted: Collection[Path | None]) -> None:
+    """Remove the files below a folder that are not wanted: of other pictures, or cut off by `kill -9`."""
+    for file in folder.rglob("*"):
+        if file not in wanted and not file.is_dir():
+            file.unlink()
 
 
 def link(source: Path, target: Path) -> None:
@@ -218,8 +222,7 @@ def _check_names(images: Sequence[ImageRecord]) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(message("images", "have names of their own", f"{twice} twice"))
     for name in names:
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
+        if leads_outside(name):
             raise DataError(message("images", "have file names inside their folder", name))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lovasz_embed._check import message
@@ -28,6 +28,21 @@ def read_json(path: Path) -> Any:
         raise DataError(message(str(path), "exist", "no such file")) from error
     except (OSError, ValueError) as error:
         raise DataError(message(str(path), "be a readable JSON file", error)) from error
+
+
+def leads_outside(name: str) -> bool:
+    r"""Return whether a file name that somebody else wrote leaves the folder it is looked up in, on any system.
+
+    Absolute names, drives and `..` do, with either separator; so does what names no file. Links are not followed:
+    those are put into a folder by whoever owns it.
+
+    >>> [leads_outside(name) for name in ("a/b.png", "a..png", "../b.png", "/b.png", r"..\b.png", "c:b.png", "")]
+    [False, False, True, True, True, True, True]
+    """
+    flavours = (PurePosixPath(name), PureWindowsPath(name))
+    if not name or "\0" in name or not flavours[0].name:
+        return True
+    return any(path.anchor or ".." in path.parts for path in flavours)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError, ImageRecord
-from lovasz_embed.formats._files import writing
+from lovasz_embed.formats._files import leads_outside, writing
+from lovasz_embed.formats._lock import locked
 from lovasz_embed.formats._pictures import require
 from lovasz_embed.formats._results import must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult, Segment
@@ -42,26 +43,27 @@ def write_label_folder(
         last: Called after the last picture.
 
     Raises:
-        DataError: Not as many pictures as images, a size other than the record's, or a place that is taken.
+        DataError: Not as many pictures as images, a size other than the record's, or a place that is taken or
+            being written by another process.
     """
     require("PIL", "Pillow")
     if not images:
         raise DataError(message("images", "name at least one picture", "none"))
-    with writing(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            remedy = "Choose another name, or remove it."
-            raise DataError(message(str(folder), "be free for the label maps", "other files", remedy))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        for image, picture in paired(results, images):
-            must_have_size(image, picture)
-            _write(work / "new", files(image, picture))
-        _write(work / "new", last())
+    with locked(folder):
         with writing(folder):
-            os.replace(work / "new", folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                remedy = "Choose another name, or remove it."
+                raise DataError(message(str(folder), "be free for the label maps", "other files", remedy))
+            work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            for image, picture in paired(results, images):
+                must_have_size(image, picture)
+                _write(work / "new", files(image, picture))
+            _write(work / "new", last())
+            with writing(folder):
+                os.replace(work / "new", folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def paint(
@@ -129,7 +131,7 @@ def png(values: NDArray[Any], palette: Sequence[int] | None = None) -> bytes:
 def _write(folder: Path, files: Files) -> None:
     for name, content in files.items():
         place = folder / name
-        if not place.resolve().is_relative_to(folder.resolve()):
+        if leads_outside(name):
             raise DataError(message("images", "have file names inside their folder", name))
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -28,6 +29,7 @@ New = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Makes an array of a shape and a dtype, in memory or in a file."""
 
 _INT32_MAX = np.iinfo(np.int32).max
+_NOT_OF_THE_FILE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})  # every other one fails as well
 _opening = Lock()
 
 
@@ -133,6 +135,8 @@ def decoding(path: Path, content: bytes | None = None) -> Iterator[None]:
     # Decoders meet arbitrary bytes and raise what their parsing happens to hit: OSError, SyntaxError,
     # struct.error, zlib.error, TiffFileError, IndexError ... none of which names the file.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NOT_OF_THE_FILE:
+            raise
         got = f"{type(error).__name__}: {error}"
         remedy = "The file is damaged or not a picture: fetch or write it again."
         raise DataError(message(str(path), "be a readable picture", got, remedy)) from error
