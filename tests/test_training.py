@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import math
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from lovasz_embed.formats import Sample
 from lovasz_embed.hierarchy import HierarchicalLoss, HierarchicalLovaszHinge
@@ -35,6 +40,7 @@ from lovasz_embed.training import (
     whole,
 )
 from lovasz_embed.training._batches import Batches
+from lovasz_embed.training._checkpoint import Checkpoints
 
 VOID = 255
 FEW = TrainConfig(steps=6, batch=2, crop=16, warmup=2, scale=1.3, turn=True, log_every=1, checkpoint_every=3)
@@ -296,7 +302,14 @@ def test_a_run_cut_off_while_it_takes_the_class_means_is_resumed(
 def test_what_a_run_leaves_is_complete(tmp_path: Path) -> None:
     model = fit(tiny(), PICTURES, FEW, out=tmp_path / "new" / "run")
     files = {file.name for file in (tmp_path / "new" / "run").iterdir()}
-    assert files == {"checkpoint.pt", "config.json", "log.jsonl", "model.safetensors", "train.json"}
+    assert files == {
+        "checkpoint.pt",
+        "checkpoint-before.pt",
+        "config.json",
+        "log.jsonl",
+        "model.safetensors",
+        "train.json",
+    }
     assert TrainConfig.load(tmp_path / "new" / "run" / "train.json") == FEW
     assert same_weights(PanopticEmbedder.from_pretrained(tmp_path / "new" / "run"), model)
 
@@ -417,7 +430,7 @@ def test_a_writer_receives_every_logged_number() -> None:
     fit(tiny(), PICTURES, replace(FEW, log_every=2), writer=writer)
     assert {step for _, _, step in received} == {2, 4, 6}
     assert {tag for tag, _, _ in received} == {
-        f"train/{name}" for name in ("loss", "category", "instance", "ncm", "learning_rate", "seconds")
+        f"train/{name}" for name in ("loss", "category", "instance", "ncm", "learning_rate", "seconds", "skipped")
     }
     assert all(np.isfinite(value) for _, value, _ in received)
 
@@ -469,28 +482,86 @@ def test_pictures_without_a_labelled_pixel_train_nothing_and_predicting_fails_cl
         next(predict(model, [void.image]))
 
 
+@pytest.mark.filterwarnings("ignore:the (loss|gradient) of step:UserWarning")
 def test_a_diverging_run_fails_clearly(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be finite"):
-        fit(tiny(), PICTURES, replace(FEW, learning_rate=1e30, warmup=0), out=tmp_path)
+        fit(tiny(), PICTURES, replace(FEW, steps=50, learning_rate=1e30, warmup=0), out=tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_loss_that_is_not_a_number_fails_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(_: object, embedding: torch.Tensor, *__: object) -> HierarchicalLoss:
-        total = embedding.sum() * torch.nan
-        return HierarchicalLoss(total, total.detach().repeat(2), (), total.detach())
+def spoil_loss(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
+    """Make the loss NaN at these calls of it, from 0."""
+    sound, call = HierarchicalLovaszHinge.forward, itertools.count()
+
+    def forward(self: HierarchicalLovaszHinge, *arguments: Any) -> HierarchicalLoss:
+        result = sound(self, *arguments)
+        return result._replace(loss=result.loss * torch.nan) if next(call) in calls else result
 
     monkeypatch.setattr(HierarchicalLovaszHinge, "forward", forward)
-    with pytest.raises(ValueError, match=r"the loss of step 0 must be finite, got nan\. Lower learning_rate"):
-        fit(tiny(), PICTURES, replace(FEW, checkpoint_every=1), out=tmp_path)
+
+
+def test_a_loss_that_is_not_a_number_skips_its_step_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_loss(monkeypatch, {1, 2, 4})
+    seen: list[Progress] = []
+    weights: list[torch.Tensor] = []
+    model = tiny()
+
+    def look(progress: Progress) -> None:
+        seen.append(progress)
+        weights.append(model.head.weight.detach().clone())
+
+    with pytest.warns(UserWarning, match="the step is skipped") as told:
+        fit(model, PICTURES, replace(FEW, max_skipped=2), out=tmp_path, on_step=look)
+    assert str(told[-1].message) == "the loss of step 4 is nan: the step is skipped, the 3. of this run"
+    assert [progress.skipped for progress in seen] == [0, 1, 2, 2, 3, 3]
+    assert [math.isnan(progress.loss) for progress in seen] == [False, True, True, False, True, False]
+    changed = [not torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert changed == [False, False, True, False, True]
+    assert [record["step"] for record in logged(tmp_path)] == [1, 4, 6]
+    assert logged(tmp_path)[-1]["skipped"] == 3
+
+
+def test_a_skipped_step_is_remembered_by_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(FEW, checkpoint_every=1, max_skipped=2)
+    spoil_loss(monkeypatch, {0, 1, 2})
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(KeyboardInterrupt):
+        fit(tiny(), PICTURES, config, out=tmp_path, on_step=stop_after(2))
+    with pytest.raises(ValueError, match=r"the loss of step 2 must be finite.*; 2 steps before it"):
+        fit(tiny(), PICTURES, replace(config, max_skipped=1), out=tmp_path, resume=True)
+
+
+def test_too_many_skipped_steps_end_the_run_and_leave_their_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_loss(monkeypatch, set(range(100)))
+    text = r"the loss of step 2 must be finite, got nan\. Lower learning_rate or clip; 2 steps before it were skipped\."
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(ValueError, match=text) as failure:
+        fit(tiny(), PICTURES, replace(FEW, max_skipped=2), out=tmp_path)
+    assert str(failure.value).endswith(f"Its batch is in {tmp_path / 'failed-step.safetensors'}.")
     assert not (tmp_path / "checkpoint.pt").exists()
+    with safe_open(tmp_path / "failed-step.safetensors", "pt") as file:
+        assert file.metadata() == {"what": "the loss of step 2", "got": "nan", "step": "2"}
+        expected = Batches(PICTURES, FEW, 2)[2]
+        assert all(torch.equal(file.get_tensor(name), getattr(expected, name)) for name in expected._fields)
+
+
+def test_an_embedding_that_is_not_a_number_skips_its_step(tmp_path: Path) -> None:
+    """The loss itself refuses such an embedding."""
+    model = tiny()
+    calls = itertools.count()
+    model.head.register_forward_hook(lambda *a: a[-1] * torch.inf if next(calls) == 2 else None)
+    with pytest.warns(UserWarning, match="the loss of step 2 is nan: the step is skipped, the 1. of this run"):
+        fit(model, PICTURES, FEW, out=tmp_path)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_a_gradient_that_is_not_a_number_fails_clearly_and_spoils_no_weight(tmp_path: Path) -> None:
     model = tiny()
     model.head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match="the gradient of step 0 must be finite, got nan"):
-        fit(model, PICTURES, replace(FEW, checkpoint_every=1), out=tmp_path)
+        fit(model, PICTURES, replace(FEW, checkpoint_every=1, max_skipped=0), out=tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -514,14 +585,111 @@ def test_a_checkpoint_of_another_model_fails_clearly(tmp_path: Path, options: di
         fit(tiny(**options), PICTURES, FEW, out=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", "half"])
-def test_a_broken_checkpoint_fails_clearly(tmp_path: Path, content: bytes | str) -> None:
+def damaged(content: bytes, how: str) -> bytes:
+    """Return bytes that a bad disk or a cut-off copy might leave of a checkpoint."""
+    if how == "flip":
+        middle = len(content) // 2
+        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    return {"empty": b"", "other": b"no checkpoint", "half": content[: len(content) // 2]}[how]
+
+
+@pytest.mark.parametrize("how", ["empty", "other", "half", "flip"])
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tmp_path: Path, how: str) -> None:
+    whole_run = fit(tiny(), PICTURES, FEW, out=tmp_path)
+    newest = tmp_path / "checkpoint.pt"
+    newest.write_bytes(damaged(newest.read_bytes(), how))
+    text = r"checkpoint.pt is damaged \(.+\): going on from step 3 in checkpoint-before.pt"
+    with pytest.warns(UserWarning, match=text):
+        resumed = fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, resume=True)
+    assert same_weights(resumed, whole_run)
+
+
+def test_a_checkpoint_that_moved_halfway_is_found(tmp_path: Path) -> None:
+    """What a kill between the two renames leaves."""
+    whole_run = fit(tiny(), PICTURES, FEW, out=tmp_path)
+    (tmp_path / "checkpoint.pt").replace(tmp_path / "checkpoint-before.pt")
+    assert same_weights(fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, resume=True), whole_run)
+
+
+@pytest.mark.parametrize("how", ["empty", "other", "half", "flip"])
+def test_where_all_checkpoints_are_damaged_resuming_fails_clearly(tmp_path: Path, how: str) -> None:
     fit(tiny(), PICTURES, FEW, out=tmp_path)
-    checkpoint = tmp_path / "checkpoint.pt"
-    whole_content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content if isinstance(content, bytes) else whole_content[: len(whole_content) // 2])
+    for name in ("checkpoint.pt", "checkpoint-before.pt"):
+        (tmp_path / name).write_bytes(damaged((tmp_path / name).read_bytes(), how))
     with pytest.raises(ValueError, match=r"checkpoint.pt must be what `fit` wrote, got \w+\. Remove it"):
         fit(tiny(), PICTURES, FEW, out=tmp_path, resume=True)
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(tmp_path: Path) -> None:
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.before.unlink()
+    sound = checkpoints.newest.read_bytes()
+    loaded = checkpoints.load(torch.device("cpu"))
+    assert loaded is not None
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for bit in rng.choice(8 * len(sound), 200, replace=False):
+        spoilt = bytearray(sound)
+        spoilt[bit // 8] ^= 1 << (bit % 8)
+        checkpoints.newest.write_bytes(spoilt)
+        try:
+            there = checkpoints.load(torch.device("cpu"))
+        except ValueError:
+            noticed += 1
+            continue
+        # A bit of padding between the parts of the archive, of a date, of a flag: nothing that is read.
+        assert there is not None
+        assert same_content(there[1], loaded[1])
+    assert noticed > 100
+
+
+def same_content(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.nan_to_num(-1.0), other.nan_to_num(-1.0))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_content(one[key], other[key]) for key in one)
+    return one == other
+
+
+def test_what_killed_processes_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint.pt.123-0a1b2c3d").write_bytes(b"half")
+    (tmp_path / ".model.safetensors.123-0a1b2c3d").write_bytes(b"half")
+    (tmp_path / ".mine").write_bytes(b"mine")
+    fit(tiny(), PICTURES, FEW, out=tmp_path)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == [".mine"]
+
+
+def test_a_full_disk_is_reported_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match=r"must have room for three checkpoints of \d+ MB, got 0 MB\. Choose another"):
+        fit(tiny(), PICTURES, FEW, out=tmp_path, on_step=stop_after(1))
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_run = fit(tiny(), PICTURES, FEW)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 3:
+            patch.setattr(os, "fsync", full)
+
+    with monkeypatch.context() as patch:
+        text = r"checkpoint.pt must be writable, got No space left on device\. Make room and resume from checkpoint.pt"
+        with pytest.raises(OSError, match=text):
+            fit(tiny(), PICTURES, FEW, out=tmp_path, on_step=fill)
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".")]
+    assert same_weights(fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, resume=True), whole_run)
+
+
+def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        fit(tiny(), PICTURES, FEW, out=tmp_path / "file" / "run", on_step=stop_after(1))
 
 
 def test_resuming_without_a_folder_fails_clearly() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lovasz_embed import _check
+from lovasz_embed.training._ranks import Ranks
 from lovasz_embed.training.config import TrainConfig
 from lovasz_embed.training.views import VOID, Labelled, View, random_view, whole
 
@@ -26,12 +27,23 @@ class Pictures(Protocol):
 
 
 class Batches(Dataset[View]):
-    """Item s is the batch of step s: it depends on the seed and on s, on nothing else."""
+    """Item s is the batch of step s, or a process's share of it.
 
-    def __init__(self, pictures: Pictures, config: TrainConfig, classes: int) -> None:
+    A view depends on the seed, the step and its position in the batch, on nothing else: not on how many processes
+    share the batch.
+
+    Args:
+        pictures: The data set.
+        config: The options.
+        classes: Number of categories; labels beyond fail.
+        ranks: The processes that share a batch.
+    """
+
+    def __init__(self, pictures: Pictures, config: TrainConfig, classes: int, ranks: Ranks | None = None) -> None:
         self.pictures = pictures
         self.config = config
         self.classes = classes
+        self.positions = range(config.batch) if ranks is None else ranks.share(config.batch)
         self._cache: dict[int, View] = {}
         self._cached = 0
         self._pixels = self._pixels_so_far() if config.sampling == "pixels" else None
@@ -41,7 +53,6 @@ class Batches(Dataset[View]):
 
     def __getitem__(self, step: int) -> View:
         config = self.config
-        rng = np.random.default_rng((config.seed, step))
         views = [
             random_view(
                 self.picture(self._draw(rng)),
@@ -51,7 +62,7 @@ class Batches(Dataset[View]):
                 turn=config.turn,
                 jitter=config.jitter,
             )
-            for _ in range(config.batch)
+            for rng in (np.random.default_rng((config.seed, step, position)) for position in self.positions)
         ]
         return View(*(torch.stack(tensors) for tensors in zip(*views, strict=True)))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lovasz_embed.hierarchy import HierarchicalLovaszHinge
 from lovasz_embed.prototypes import class_means
+from lovasz_embed.training._ranks import Ranks
 from lovasz_embed.training.config import TrainConfig
 
 
@@ -26,14 +27,20 @@ def hinge_of(config: TrainConfig) -> HierarchicalLovaszHinge:
     )
 
 
-def followed(running: Tensor, embedding: Tensor, semantic: Tensor, momentum: float) -> Tensor:
+def followed(running: Tensor, embedding: Tensor, semantic: Tensor, momentum: float, ranks: Ranks) -> Tensor:
     """Return running class means (C, D) moved towards those of a batch; a class met for the first time takes its mean.
 
+    The batch is that of all processes, each of which gives its share.
+
     >>> running = torch.tensor([[0.0], [torch.nan]])
-    >>> followed(running, torch.tensor([[[4.0, 2.0]]]), torch.tensor([[0, 1]]), 0.75).tolist()
+    >>> followed(running, torch.tensor([[[4.0, 2.0]]]), torch.tensor([[0, 1]]), 0.75, Ranks()).tolist()
     [[1.0], [2.0]]
     """
     means, counts = class_means(embedding, semantic, num_classes=len(running))
+    if ranks.count > 1:
+        sums = torch.where((counts > 0).unsqueeze(1), means.double() * counts.unsqueeze(1), 0.0)
+        ranks.add(sums, counts)
+        means = sums / counts.unsqueeze(1)
     known = (counts > 0).unsqueeze(1)
     blended = torch.lerp(means.to(running), running, momentum)
     blended = torch.where(running.isnan(), means.to(running), blended)

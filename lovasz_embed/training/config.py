@@ -35,6 +35,8 @@ class TrainConfig:
         warmup: Steps of warm-up.
         weight_decay: Of AdamW.
         clip: Largest norm of the gradient.
+        max_skipped: Steps in a row at most whose loss or gradient is not finite. Such a step changes no weight and is
+            counted; one more ends the run.
         amp: Whether the network computes in bfloat16; the loss never does.
         seed: Seed of weights, crops and augmentation.
         loss_stride: Pixels between two that the loss looks at, along both axes; the lattice moves at random from step
@@ -70,6 +72,7 @@ class TrainConfig:
     warmup: int = 50
     weight_decay: float = 1e-2
     clip: float = 1.0
+    max_skipped: int = 5
     amp: bool = True
     seed: int = 0
     loss_stride: int = 1
@@ -93,7 +96,7 @@ class TrainConfig:
         """Check every value, so that a run fails before it starts."""
         for name in ("steps", "batch", "crop", "loss_stride", "mean_pictures", "log_every", "checkpoint_every"):
             _whole(name, getattr(self, name), at_least=1)
-        for name in ("frozen_stages", "warmup", "workers", "seed"):
+        for name in ("frozen_stages", "warmup", "max_skipped", "workers", "seed"):
             _whole(name, getattr(self, name), at_least=0)
         if self.minutes is not None:
             _check.positive("minutes", self.minutes)

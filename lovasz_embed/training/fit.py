@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from lovasz_embed import _check
-from lovasz_embed._atomic import write_atomically
+from lovasz_embed._atomic import remove_leftovers, write_atomically
 from lovasz_embed.hierarchy import HierarchicalLoss
-from lovasz_embed.model import PanopticEmbedder
+from lovasz_embed.model import CONFIG, WEIGHTS, PanopticEmbedder
 from lovasz_embed.training._batches import Batches, Pictures
-from lovasz_embed.training._loss import followed, hinge_of
-from lovasz_embed.training._parameters import learning_parameters
-from lovasz_embed.training._targets import category_targets
+from lovasz_embed.training._checkpoint import Checkpoints
+from lovasz_embed.training._ranks import Ranks
+from lovasz_embed.training._run import Run, embed
 from lovasz_embed.training.config import TrainConfig
-from lovasz_embed.training.views import View
+from lovasz_embed.training.views import VOID, View
 
-CHECKPOINT = "checkpoint.pt"
 OPTIONS = "train.json"
 LOG = "log.jsonl"
 SCORES = "scores.jsonl"
@@ -46,13 +40,15 @@ class Progress(NamedTuple):
         step: Steps done.
         fraction: Share of the schedule that is done, 0 ... 1.
         seconds: Seconds of training so far, earlier sessions of a resumed run included.
-        loss: Total loss of the step.
+        loss: Total loss of the step, in this process; NaN where the step was skipped.
+        skipped: Steps so far that changed nothing, because their loss or gradient was not finite.
     """
 
     step: int
     fraction: float
     seconds: float
     loss: float
+    skipped: int = 0
 
 
 def fit(
@@ -71,7 +67,15 @@ def fit(
 
     Step number s draws its crops from (seed, s) alone. A run that was cut off and resumed therefore sees the
     same crops as one that was not, and on the same machine ends with the same weights, bit for bit (without a
-    limit in minutes).
+    limit in minutes). There are always the last two checkpoints, with checksums: where the newest is damaged, the run
+    goes on from the one before it, with a warning.
+
+    A step whose loss or gradient is not finite changes nothing, with a warning; after `TrainConfig.max_skipped` of
+    them in a row the next one ends the run, and its batch is written to `failed-step.safetensors` for inspection.
+
+    In a process group (`torch.distributed`), each process calls this with the same arguments and takes its share of
+    every batch, gradients and class means are those of all, and the first process writes the files. The crops are the
+    same for any number of processes; the loss of a process is that of its share, and their mean is followed.
 
     Args:
         model: Trained in place.
@@ -80,19 +84,23 @@ def fit(
         out: Folder for `train.json`, `log.jsonl`, `scores.jsonl`, `checkpoint.pt` and, at the end, the model as
             `PanopticEmbedder.save_pretrained` writes it; a model that is there stays until then. None writes
             nothing.
-        resume: Go on from the checkpoint in `out`, if there is one. Otherwise that checkpoint is removed.
+        resume: Go on from the checkpoints in `out`, if there are any. Otherwise they are removed.
         writer: Receives the losses of every logged step, and the scores.
         on_step: Called after every step.
         score: Scores the model, in evaluation mode and with class means: the running ones during training, the
-            final ones at its end. The weights do not depend on it, but its time counts as time of training.
+            final ones at its end. The weights do not depend on it, but its time counts as time of training. Every
+            process calls it.
         score_every: Steps between two scorings.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ValueError: If there is no picture, a picture has no labels or a category outside the model's, the
-            checkpoint is unreadable or of another configuration, or loss or gradient are not finite.
+        ValueError: If there is no picture, a picture has no labels or a category outside the model's, the batch
+            cannot be shared evenly, all checkpoints are damaged or one is of another configuration, or loss or gradient
+            are not finite again and again.
+        OSError: If `out` cannot be written or has no room for three checkpoints, before the first step; later, if a
+            checkpoint cannot be written: the last one is still there.
 
     Example:
         >>> from lovasz_embed.model import ModelConfig
@@ -111,50 +119,82 @@ def fit(
         _check.positive("score_every", score_every)
     if resume and out is None:
         raise ValueError(_check.message("out", "be the folder of the run where resume is set", out))
-    run = _Run(model, config)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        if resume and (out / CHECKPOINT).is_file():
-            run.load(out / CHECKPOINT)
-        # The checkpoint of a run that is being replaced must not be what a later resume goes on from.
-        elif not resume:
-            (out / CHECKPOINT).unlink(missing_ok=True)
-        config.save(out / OPTIONS)
-        for file in (LOG, SCORES):
-            _cut_log(out / file, run.step)
-    stream = Batches(pictures, config, len(model.config.classes))
+    ranks = Ranks()
+    if config.batch % ranks.count:
+        raise ValueError(_check.message("batch", f"be a multiple of the {ranks.count} processes", config.batch))
+    run = Run(model, config, ranks)
+    checkpoints = None if out is None else _begin(run, out, resume)
+    writes = ranks.first and out is not None
+    log, scores = (out / LOG, out / SCORES) if out is not None and writes else (None, None)
+    stream = Batches(pictures, config, len(model.config.classes), ranks)
     model.train()
-    began, clock = run.step, time.perf_counter()
+    began, saved, clock = run.step, run.step, time.perf_counter()
     for views in stream.start_at(run.step):
         if run.fraction >= 1:
             break
-        result = run.advance(View(*views))
+        result = run.advance(View(*views), out)
         # From step to step: loading and writing count too, as they do for whoever waits.
         now = time.perf_counter()
-        run.seconds, clock = run.seconds + now - clock, now
-        if run.step % config.log_every == 0:
-            _tell(_record(run, result), "train", writer, out and out / LOG)
+        run.seconds, clock = ranks.largest(run.seconds + now - clock, run.device), now
+        if result is not None and run.step % config.log_every == 0:
+            _tell(_record(run, result), "train", writer, log)
         if score is not None and run.step % score_every == 0 and run.fraction < 1:
-            _tell(run.score(score), "score", writer, out and out / SCORES)
-        if out is not None and run.step % config.checkpoint_every == 0:
-            run.save(out / CHECKPOINT)
+            _tell(run.score(score), "score", writer, scores)
+        if checkpoints is not None and writes and run.step % config.checkpoint_every == 0:
+            checkpoints.save(run.content)
+            saved = run.step
         if on_step is not None:
-            on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, float(result.loss.detach())))
-    if out is not None:
-        run.save(out / CHECKPOINT)
-    spread = range(0, len(pictures), -(-len(pictures) // config.mean_pictures))
-    fit_class_means(model, (stream.picture(index) for index in spread), amp=config.amp)
-    if out is not None:
+            loss = float("nan") if result is None else float(result.loss.detach())
+            on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, loss, run.skipped))
+    if checkpoints is not None and writes and saved != run.step:
+        checkpoints.save(run.content)
+    fit_class_means(model, _spread(stream, config.mean_pictures, ranks), amp=config.amp)
+    if out is not None and writes:
         model.save_pretrained(out)
     if score is not None and run.step > began:
-        record = {"step": run.step, "seconds": run.seconds, **score(model)}
-        _tell(record, "score", writer, out and out / SCORES)
+        _tell({"step": run.step, "seconds": run.seconds, **score(model)}, "score", writer, scores)
     return model
 
 
+def _begin(run: Run, out: Path, resume: bool) -> Checkpoints:
+    """Make the folder of a run ready, and take up what is there if that is asked for."""
+    checkpoints = Checkpoints(out)
+    out.mkdir(parents=True, exist_ok=True)
+    found = checkpoints.load(run.device) if resume else None
+    if found is not None:
+        run.restore(*found)
+    # All have read by now, so that the first may remove and write.
+    if run.ranks.largest(run.step, run.device) != -run.ranks.largest(-run.step, run.device):
+        raise ValueError(_check.message(str(out), "be one folder that all processes see", "other steps elsewhere"))
+    if run.ranks.first:
+        # The checkpoint of a run that is being replaced must not be what a later resume goes on from.
+        if not resume:
+            checkpoints.remove()
+        for path in (checkpoints.newest, *(out / name for name in (OPTIONS, LOG, SCORES, WEIGHTS, CONFIG))):
+            remove_leftovers(path)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in run.model.parameters())
+        checkpoints.must_have_room(3 * weights)  # the optimiser keeps two moments of every weight
+        run.config.save(out / OPTIONS)
+        for file in (LOG, SCORES):
+            _cut_log(out / file, run.step)
+    return checkpoints
+
+
+def _spread(stream: Batches, most: int, ranks: Ranks) -> Iterator[View]:
+    """Yield this process's share of evenly spread pictures; as many as the others get, for they take sums together."""
+    chosen = range(0, len(stream.pictures), -(-len(stream.pictures) // most))
+    for start in range(0, len(chosen), ranks.count):
+        position = start + ranks.number
+        view = stream.picture(chosen[min(position, len(chosen) - 1)])
+        # One that has run out of pictures adds one without a labelled pixel.
+        yield view if position < len(chosen) else view._replace(semantic=torch.full_like(view.semantic, VOID))
+
+
 @torch.no_grad()
-def fit_class_means(model: PanopticEmbedder, views: Iterator[View] | Sequence[View], *, amp: bool) -> None:
+def fit_class_means(model: PanopticEmbedder, views: Iterable[View], *, amp: bool) -> None:
     """Replace the model's class means by those over whole pictures; leaves it in evaluation mode.
+
+    In a process group the means are those over the pictures of all processes, which give equally many.
 
     Args:
         model: Embeds the pictures and takes the means.
@@ -173,137 +213,11 @@ def fit_class_means(model: PanopticEmbedder, views: Iterator[View] | Sequence[Vi
     model.ncm.reset()
     device = next(model.parameters()).device
     for view in views:
-        embedding = _embed(model, view.picture[None].to(device), amp)
+        embedding = embed(model, view.picture[None].to(device), amp)
         model.ncm.update(embedding, view.semantic[None].to(device))
 
 
-class _Run:
-    """A model in training: optimiser, schedule, running class means; saved and restored as one."""
-
-    def __init__(self, model: PanopticEmbedder, config: TrainConfig) -> None:
-        self.model = model
-        self.config = config
-        self.loss = hinge_of(config)
-        self.groups = learning_parameters(model, model.backbone, config)
-        self.optimiser = torch.optim.AdamW(
-            [{"params": parameters} for parameters, _ in self.groups],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
-        self.device = next(model.parameters()).device
-        self.targets = category_targets(model, config).to(self.device) if config.spread is not None else None
-        self.running = torch.full_like(model.ncm.means, torch.nan, dtype=torch.float32)
-        self.step = 0
-        self.seconds = 0.0
-
-    @property
-    def fraction(self) -> float:
-        """Share of the schedule that is done; steps or minutes, whichever is farther."""
-        share = self.step / self.config.steps
-        if self.config.minutes is not None:
-            share = max(share, self.seconds / (60 * self.config.minutes))
-        return share
-
-    def advance(self, views: View) -> HierarchicalLoss:
-        """Do one step of the optimiser."""
-        picture, semantic, instance, crowd = (tensor.to(self.device) for tensor in views)
-        warm = min(1.0, (self.step + 1) / max(self.config.warmup, 1))
-        rate = self.config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * self.fraction))
-        for group, (_, factor) in zip(self.optimiser.param_groups, self.groups, strict=True):
-            group["lr"] = rate * factor
-        pixels = self._lattice(picture.shape[-2:])
-        embedding = _embed(self.model, picture, self.config.amp, pixels)
-        if pixels is not None:
-            semantic, instance, crowd = (
-                labels[:, pixels[0][:, None], pixels[1]] for labels in (semantic, instance, crowd)
-            )
-        self.running = followed(self.running, embedding.detach(), semantic, self.config.momentum)
-        levels = self.model.levels(semantic, instance, crowd)
-        result: HierarchicalLoss = self.loss(embedding, levels, self.running if self.targets is None else self.targets)
-        _must_be_finite(f"the loss of step {self.step}", result.loss)
-        self.optimiser.zero_grad()
-        result.loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        _must_be_finite(f"the gradient of step {self.step}", norm)  # or a checkpoint could hold NaN
-        self.optimiser.step()
-        self.step += 1
-        return result
-
-    def score(self, score: Callable[[PanopticEmbedder], Mapping[str, float | None]]) -> dict[str, float | None]:
-        """Score the model as it is, with the running class means in the place of the final ones."""
-        ncm = self.model.ncm
-        before = ncm.sums.clone(), ncm.counts.clone()
-        known = ~self.running.isnan().any(1)
-        ncm.sums.copy_(self.running.nan_to_num(0.0))
-        ncm.counts.copy_(known)  # a mean is its own sum over one pixel
-        self.model.eval()
-        try:
-            scores = score(self.model) if bool(known.any()) else {}
-        finally:
-            ncm.sums.copy_(before[0])
-            ncm.counts.copy_(before[1])
-            self.model.train()
-        return {"step": self.step, "seconds": self.seconds, **scores}
-
-    def _lattice(self, size: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """Return the rows and columns that the loss of this step looks at: one in each few; None is all.
-
-        Each is drawn by itself: on a regular lattice of a stride that the head's cells divide, a step would see one
-        place in every cell alone, and train that part of the head alone.
-        """
-        stride = self.config.loss_stride
-        if stride == 1:
-            return None
-        rng = np.random.default_rng((self.config.seed, self.step))
-        rows, columns = (
-            np.minimum(starts + rng.integers(stride, size=len(starts)), side - 1)
-            for side, starts in ((side, np.arange(0, side, stride)) for side in size)
-        )
-        return torch.from_numpy(rows).to(self.device), torch.from_numpy(columns).to(self.device)
-
-    def save(self, path: Path) -> None:
-        """Write everything that the next step depends on."""
-        content = {
-            "config": asdict(self.config),
-            "model_config": asdict(self.model.config),
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "running": self.running,
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_atomically(path, buffer.getvalue())
-
-    def load(self, path: Path) -> None:
-        """Restore what `save` wrote; only tensors and plain values are unpickled."""
-        try:
-            content = torch.load(path, map_location=self.device, weights_only=True)
-            options, architecture = content["config"], content["model_config"]
-        # Reading arbitrary bytes raises what it happens to hit: RuntimeError, EOFError, UnpicklingError, KeyError ...
-        except Exception as error:
-            remedy = "Remove it to start again."
-            raise ValueError(_check.message(str(path), "be what `fit` wrote", type(error).__name__, remedy)) from error
-        _must_agree(path, "configuration", options, asdict(self.config))
-        _must_agree(path, "model", architecture, asdict(self.model.config))
-        try:
-            self.model.load_state_dict(content["model"])
-        except RuntimeError as error:  # an own backbone is in no configuration
-            rule = "be a checkpoint of the same model"
-            raise ValueError(_check.message(str(path), rule, f"other tensors ({error})")) from error
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.running, self.step, self.seconds = content["running"], content["step"], content["seconds"]
-
-
-def _embed(model: nn.Module, picture: Tensor, amp: bool, pixels: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    with torch.autocast(picture.device.type, torch.bfloat16, enabled=amp):
-        laid_out = picture.contiguous(memory_format=torch.channels_last)
-        embedding: Tensor = model(laid_out) if pixels is None else model(laid_out, pixels=pixels)
-    return embedding
-
-
-def _record(run: _Run, result: HierarchicalLoss) -> dict[str, float]:
+def _record(run: Run, result: HierarchicalLoss) -> dict[str, float]:
     """One line of the log."""
     category, instance = result.per_level.tolist()
     return {
@@ -314,6 +228,7 @@ def _record(run: _Run, result: HierarchicalLoss) -> dict[str, float]:
         "ncm": float(result.ncm),
         "learning_rate": run.optimiser.param_groups[0]["lr"],
         "seconds": run.seconds,
+        "skipped": run.skipped,
     }
 
 
@@ -327,24 +242,18 @@ def _tell(record: Mapping[str, float | None], what: str, writer: Writer | None, 
             lines.write(json.dumps(record) + "\n")
 
 
-def _must_be_finite(what: str, value: Tensor) -> None:
-    if not bool(torch.isfinite(value)):
-        raise ValueError(_check.message(what, "be finite", value.item(), "Lower learning_rate or clip."))
-
-
-def _must_agree(path: Path, what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise where a checkpoint was made with other options; how pictures are loaded may change."""
-    changed = sorted(name for name in {*there, *now} - {"workers"} if there.get(name) != now.get(name))
-    if changed:
-        got = ", ".join(f"{name}={there.get(name)!r} there and {now.get(name)!r} now" for name in changed)
-        remedy = "Use the options of the run, or another folder."
-        raise ValueError(_check.message(str(path), f"be a checkpoint of the same {what}", got, remedy))
-
-
 def _cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint, for those steps are run again, and a line cut off in the middle."""
+    """Drop what was logged after the checkpoint, for those steps are run again, and what a power failure left."""
     if not path.is_file():
         return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_atomically(path, "".join(kept).encode())
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    write_atomically(path, "".join(line for line in lines if _is_record(line, step)).encode())
+
+
+def _is_record(line: str, step: int) -> bool:
+    """Return whether a line is whole and tells of a step up to `step`."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith("\n") and isinstance(record, dict) and record.get("step", step + 1) <= step
