@@ -29,7 +29,7 @@ from lovasz_embed.formats import (
 )
 from lovasz_embed.panoptic import PanopticResult
 
-STREET = [format for format in FORMATS if format not in {"coco-panoptic", "instance-map"}]
+STREET = [format for format in FORMATS if format not in {"coco-panoptic", "instance-map", "shards"}]
 VISTAS_LABELS = [  # values 0 ... 5; the third and the last are not evaluated
     ("construction--flat--road", "Road", False, True),
     ("object--vehicle--car", "Car", True, True),

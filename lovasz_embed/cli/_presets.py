@@ -21,20 +21,16 @@ def _street(*, crop: int, unit: float, things: int, stuff: int, stride: int = 2)
     )
 
 
+_PHOTOGRAPHS = Preset(
+    {"crop": 320, "batch": 4, "scale": 1.6, "loss_stride": 4},
+    {"widths": (32, 64, 96, 128, 160), "stride": 2, "dims": 16, "unit": 32.0},
+)
 # Microscopy knows no up and down, and its pictures differ in size: of 431 of nuclei the 79 largest hold 46 % of them.
 # Photographs show things of a few pixels and things as large as the picture: a wider view, a coarser unit and lattice,
 # more dimensions for more categories.
 PRESETS = {
     "instance-map": Preset({"turn": True, "sampling": "pixels"}, {}),
-    "coco-panoptic": Preset(
-        {"crop": 320, "batch": 4, "scale": 1.6, "loss_stride": 4},
-        {
-            "widths": (32, 64, 96, 128, 160),
-            "stride": 2,
-            "dims": 16,
-            "unit": 32.0,
-        },
-    ),
+    "coco-panoptic": _PHOTOGRAPHS,
     "cityscapes": _street(crop=512, unit=32.0, things=100, stuff=1024),
     "cityscapes-coarse": _street(crop=512, unit=32.0, things=100, stuff=1024),
     "vistas": _street(crop=640, unit=64.0, stride=4, things=400, stuff=4096),
@@ -43,6 +39,7 @@ PRESETS = {
     "kitti-step": _street(crop=320, unit=24.0, things=50, stuff=512),
     "kitti": _street(crop=320, unit=24.0, things=50, stuff=512),
     "mots": _street(crop=320, unit=24.0, things=50, stuff=512),
+    "shards": _PHOTOGRAPHS,  # of anything: many pictures are photographs more often than not
 }
 
 # What a pretrained backbone changes, whatever the format: it knows textures and objects already, and learns at a

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -134,7 +134,7 @@ class ShardStream(IterableDataset[Sample]):
         own = [self.shards[shard] for shard in order[self.rank :: self.ranks][number::workers]]
         # webdataset groups the members of a stream; it opens none itself, for it would run what a name of
         # "pipe:" says and fetch what one of "https:" does. It decodes none either: it would unpickle some.
-        files = wds.tariterators.tar_file_expander(self._opened(shard) for shard in own)
+        files = wds.tariterators.tar_file_expander(self._streams(own))
         samples = wds.tariterators.group_by_keys(files)
         if self.shuffle:
             draws = np.random.default_rng((*seed, self.rank, number)).integers(1 << 62)
@@ -142,12 +142,17 @@ class ShardStream(IterableDataset[Sample]):
         index_of = {category.id: index for index, category in enumerate(self.categories)}
         return (_sample(sample, index_of) for sample in samples)
 
-    def _opened(self, shard: Shard) -> dict[str, Any]:
-        path = self.folder / shard.file
-        pictures = len({member.name.partition(".")[0] for member in members_of(path)})
-        if pictures != shard.pictures:
-            raise DataError(message(str(path), f"hold {shard.pictures} pictures", pictures, "Copy the shard again."))
-        return {"url": str(path), "stream": path.open("rb")}
+    def _streams(self, shards: Sequence[Shard]) -> Iterator[dict[str, Any]]:
+        """Open one shard after the other, each looked over before any of it is decoded."""
+        for shard in shards:
+            path = self.folder / shard.file
+            pictures = len({member.name.partition(".")[0] for member in members_of(path)})
+            if pictures != shard.pictures:
+                raise DataError(
+                    message(str(path), f"hold {shard.pictures} pictures", pictures, "Copy the shard again.")
+                )
+            with path.open("rb") as stream:
+                yield {"url": str(path), "stream": stream}
 
 
 def stream_shards(
