@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -688,8 +689,19 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
 
 def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match=r"checkpoint.pt must be writable, got Not a directory"):
         fit(tiny(), PICTURES, FEW, out=tmp_path / "file" / "run", on_step=stop_after(1))
+
+
+def test_two_trainings_into_one_folder_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", itertools.count(0, 6).__next__)  # nobody wants to wait for ten seconds
+
+    def another(progress: Progress) -> None:
+        with pytest.raises(ValueError, match="must be written by one process at a time, got another"):
+            fit(tiny(), PICTURES, FEW, out=tmp_path)
+
+    fit(tiny(), PICTURES, FEW, out=tmp_path, on_step=another)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_resuming_without_a_folder_fails_clearly() -> None:

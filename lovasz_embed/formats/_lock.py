@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ except ImportError:  # not on Windows, where nothing of this has been tried
 
 
 @contextmanager
-def locked(*places: Path) -> Iterator[None]:
+def locked(*places: Path, patience: float = 0.0) -> Iterator[None]:
     """Keep `places` to this process while the block runs.
 
     The lock is one of the system (flock) on a hidden file beside each place. It ends with the process however that
@@ -27,6 +28,8 @@ def locked(*places: Path) -> Iterator[None]:
 
     Args:
         places: Files or folders, which need not exist; missing parents are made.
+        patience: Seconds to wait for another process. The lock of a killed one lives on in its children, and those of a
+            DataLoader notice within five seconds that they are alone.
 
     Raises:
         DataError: Another process holds one of them, or nothing can be written beside it.
@@ -40,19 +43,19 @@ def locked(*places: Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         for place in places:
-            held.enter_context(_locked(place))
+            held.enter_context(_locked(place, patience))
         yield
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def _locked(place: Path, patience: float) -> Iterator[None]:
     if fcntl is None:
         yield
         return
     lock = place.with_name(f".{place.name}.lock")
     with writing(place):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquired(lock, place)
+        descriptor = _acquired(lock, place, patience)
     try:
         yield
     finally:
@@ -62,13 +65,17 @@ def _locked(place: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquired(lock: Path, place: Path) -> int:
+def _acquired(lock: Path, place: Path, patience: float) -> int:
+    late = time.monotonic() + patience
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
+            if time.monotonic() < late:
+                time.sleep(0.1)
+                continue
             remedy = "Wait for it, or choose another place."
             raise DataError(message(str(place), "be written by one process at a time", "another", remedy)) from error
         except OSError:

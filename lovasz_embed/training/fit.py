@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,10 +14,11 @@ import torch
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import remove_leftovers, write_atomically
+from lovasz_embed.formats._lock import locked
 from lovasz_embed.hierarchy import HierarchicalLoss
 from lovasz_embed.model import CONFIG, WEIGHTS, PanopticEmbedder
 from lovasz_embed.training._batches import Batches, Pictures
-from lovasz_embed.training._checkpoint import Checkpoints
+from lovasz_embed.training._checkpoint import NEWEST, Checkpoints
 from lovasz_embed.training._ranks import Ranks
 from lovasz_embed.training._run import Run, embed
 from lovasz_embed.training.config import TrainConfig
@@ -97,10 +100,10 @@ def fit(
 
     Raises:
         ValueError: If there is no picture, a picture has no labels or a category outside the model's, the batch
-            cannot be shared evenly, all checkpoints are damaged or one is of another configuration, or loss or gradient
-            are not finite again and again.
-        OSError: If `out` cannot be written or has no room for three checkpoints, before the first step; later, if a
-            checkpoint cannot be written: the last one is still there.
+            cannot be shared evenly, `out` cannot be written or another process trains into it, all checkpoints are
+            damaged or one is of another configuration, or loss or gradient are not finite again and again.
+        OSError: If `out` has no room for three checkpoints, before the first step; later, if a checkpoint cannot be
+            written: the last one is still there.
 
     Example:
         >>> from lovasz_embed.model import ModelConfig
@@ -123,36 +126,38 @@ def fit(
     if config.batch % ranks.count:
         raise ValueError(_check.message("batch", f"be a multiple of the {ranks.count} processes", config.batch))
     run = Run(model, config, ranks)
-    checkpoints = None if out is None else _begin(run, out, resume)
-    writes = ranks.first and out is not None
-    log, scores = (out / LOG, out / SCORES) if out is not None and writes else (None, None)
-    stream = Batches(pictures, config, len(model.config.classes), ranks)
-    model.train()
-    began, saved, clock = run.step, run.step, time.perf_counter()
-    for views in stream.start_at(run.step):
-        if run.fraction >= 1:
-            break
-        result = run.advance(View(*views), out)
-        # From step to step: loading and writing count too, as they do for whoever waits.
-        now = time.perf_counter()
-        run.seconds, clock = ranks.largest(run.seconds + now - clock, run.device), now
-        if result is not None and run.step % config.log_every == 0:
-            _tell(_record(run, result), "train", writer, log)
-        if score is not None and run.step % score_every == 0 and run.fraction < 1:
-            _tell(run.score(score), "score", writer, scores)
-        if checkpoints is not None and writes and run.step % config.checkpoint_every == 0:
+    # What loads pictures for a killed run may hold its lock for some seconds more.
+    lock = locked(out / NEWEST, patience=10.0) if out is not None and ranks.first else nullcontext()
+    with lock:
+        checkpoints = None if out is None else _begin(run, out, resume)
+        tell = _Log(writer, out if ranks.first else None)
+        stream = Batches(pictures, config, len(model.config.classes), ranks)
+        model.train()
+        began, saved, clock = run.step, run.step, time.perf_counter()
+        for views in stream.start_at(run.step):
+            if run.fraction >= 1:
+                break
+            result = run.advance(View(*views), out)
+            # From step to step: loading and writing count too, as they do for whoever waits.
+            now = time.perf_counter()
+            run.seconds, clock = ranks.largest(run.seconds + now - clock, run.device), now
+            if result is not None and run.step % config.log_every == 0:
+                tell.loss(_record(run, result))
+            if score is not None and run.step % score_every == 0 and run.fraction < 1:
+                tell.scores(run.score(score))
+            if checkpoints is not None and ranks.first and run.step % config.checkpoint_every == 0:
+                checkpoints.save(run.content)
+                saved = run.step
+            if on_step is not None:
+                loss = math.nan if result is None else float(result.loss.detach())
+                on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, loss, run.skipped))
+        if checkpoints is not None and ranks.first and saved != run.step:
             checkpoints.save(run.content)
-            saved = run.step
-        if on_step is not None:
-            loss = float("nan") if result is None else float(result.loss.detach())
-            on_step(Progress(run.step, min(run.fraction, 1.0), run.seconds, loss, run.skipped))
-    if checkpoints is not None and writes and saved != run.step:
-        checkpoints.save(run.content)
-    fit_class_means(model, _spread(stream, config.mean_pictures, ranks), amp=config.amp)
-    if out is not None and writes:
-        model.save_pretrained(out)
-    if score is not None and run.step > began:
-        _tell({"step": run.step, "seconds": run.seconds, **score(model)}, "score", writer, scores)
+        fit_class_means(model, _spread(stream, config.mean_pictures, ranks), amp=config.amp)
+        if out is not None and ranks.first:
+            model.save_pretrained(out)
+        if score is not None and run.step > began:
+            tell.scores({"step": run.step, "seconds": run.seconds, **score(model)})
     return model
 
 
@@ -232,14 +237,27 @@ def _record(run: Run, result: HierarchicalLoss) -> dict[str, float]:
     }
 
 
-def _tell(record: Mapping[str, float | None], what: str, writer: Writer | None, file: Path | None) -> None:
-    """Send a record to the writer and append it to a file, as far as there are such."""
-    for name, value in record.items():
-        if writer is not None and name != "step" and value is not None:
-            writer.add_scalar(f"{what}/{name}", value, int(record["step"] or 0))
-    if file is not None:
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+class _Log:
+    """Where the numbers of a run go: to the caller's writer and to files in its folder, as far as there are such."""
+
+    def __init__(self, writer: Writer | None, folder: Path | None) -> None:
+        self.writer, self.folder = writer, folder
+
+    def loss(self, record: Mapping[str, float | None]) -> None:
+        """Record what a step's loss was made of."""
+        self._tell(record, "train", LOG)
+
+    def scores(self, record: Mapping[str, float | None]) -> None:
+        """Record a scoring."""
+        self._tell(record, "score", SCORES)
+
+    def _tell(self, record: Mapping[str, float | None], what: str, file: str) -> None:
+        for name, value in record.items():
+            if self.writer is not None and name != "step" and value is not None:
+                self.writer.add_scalar(f"{what}/{name}", value, int(record["step"] or 0))
+        if self.folder is not None:
+            with (self.folder / file).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
 
 
 def _cut_log(path: Path, step: int) -> None:
