@@ -23,6 +23,8 @@ Item = TypeVar("Item")
 Arguments = ParamSpec("Arguments")
 
 console = Console(stderr=True)
+_errors = Console(stderr=True)
+_speaker = ""  # who says what is wrong, where several processes run one command
 
 _FAULT = "This is a fault of lovasz-embed, not of yours: please report it with these lines and `lovasz-embed info`."
 
@@ -34,7 +36,14 @@ def say(text: str) -> None:
 
 def fail(text: str) -> None:
     """Print what went wrong, in one line."""
-    console.print(Text.assemble(("error", "bold red"), ": ", " ".join(text.split())), soft_wrap=True)
+    _errors.print(Text.assemble(("error", "bold red"), f": {_speaker}", " ".join(text.split())), soft_wrap=True)
+
+
+def let_one_speak(rank: int) -> None:
+    """Let the first of several processes alone speak; errors are told by all, with their number."""
+    global _speaker
+    _speaker = f"process {rank}: "
+    console.quiet = rank > 0
 
 
 def failing_clearly(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:

@@ -11,13 +11,15 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, quality_record, show_quality, tracked
-from lovasz_embed.cli._failures import Failures
+from lovasz_embed.cli._distributed import gathered, processes, together
+from lovasz_embed.cli._failures import Failure, Failures
 from lovasz_embed.cli._options import Device, Json, Weights, complete_format, complete_split
 from lovasz_embed.cli._run import check_categories, load_run, open_split, run_folder
 from lovasz_embed.cli.predict import PREDICTIONS
 from lovasz_embed.formats import CocoPanoptic, DataError, PanopticDataset, read_coco_panoptic
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.quality import PanopticQuality
+from lovasz_embed.training._ranks import Ranks
 
 ResultOf = Callable[[int], PanopticResult]
 """Makes the prediction of a picture, by its position in the data set."""
@@ -43,6 +45,23 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a model on a data set (RUN --data, --weights --data), or COCO panoptic files (--pred --truth)."""
+    with processes(device) as (ranks, own_device):
+        _evaluate(run, weights, data, format, split, pred, truth, own_device, json, ranks)
+
+
+def _evaluate(
+    run: Path | None,
+    weights: str | None,
+    data: Path | None,
+    format: str | None,
+    split: str | None,
+    pred: Path | None,
+    truth: Path | None,
+    device: str,
+    json: bool,
+    ranks: Ranks,
+) -> None:
+    """Score the pictures of this process, and print what all of them count."""
     start = time.perf_counter()
     given = {"RUN": run, "--weights": weights, "--data": data, "--pred": pred, "--truth": truth}
     names = [name for name, value in given.items() if value is not None]
@@ -58,16 +77,20 @@ def evaluate(
             _check.message("evaluate", "be given RUN or --weights with --data, or --pred with --truth", got)
         )
     failures = Failures()
-    quality = _score(dataset, result_of, tracked(range(len(dataset)), len(dataset), "evaluating"), failures)
+    own = ranks.share(len(dataset))
+    quality = _score(dataset, result_of, tracked(own, len(own), "evaluating"), failures)
+    quality.gather()
+    failures.found = [Failure(*found) for found in gathered(ranks, failures.found)]
     scored = len(dataset) - len(failures)
     failures.must_leave_some(scored)
     classes = [category.name for category in dataset.categories]
     show_quality(quality.compute(), classes, f"{title}, {scored} pictures")
-    if failures:
+    if failures and ranks.first:
         failures.tell(len(dataset), "the scores are theirs")
-    if json:
+    if json and ranks.first:
         record = quality_record(quality.compute(), classes, scored, time.perf_counter() - start)
         print_json({**record, "failed": failures.record()})
+    together(ranks)
     if failures:
         raise typer.Exit(1)
 
@@ -76,7 +99,7 @@ def _score(
     dataset: PanopticDataset, result_of: ResultOf, indices: Iterable[int], failures: Failures
 ) -> PanopticQuality:
     """Count pictures, by their positions in the data set; one that cannot be read counts nothing and is noted."""
-    quality = PanopticQuality(len(dataset.categories), dataset.things)
+    quality = PanopticQuality(len(dataset.categories), dataset.things, local=True)
     for index in indices:
         with failures.noting(dataset.names[index]):
             truth = dataset.result(index)

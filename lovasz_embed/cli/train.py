@@ -12,6 +12,7 @@ import typer
 
 from lovasz_embed import _check, training
 from lovasz_embed.cli._console import print_json, say, scores_record, training_bar
+from lovasz_embed.cli._distributed import processes
 from lovasz_embed.cli._history import remember
 from lovasz_embed.cli._options import (
     RUNNING,
@@ -27,7 +28,9 @@ from lovasz_embed.cli._presets import preset
 from lovasz_embed.cli._run import DatasetRecord, open_split, usable_device
 from lovasz_embed.formats import FORMATS, PanopticDataset
 from lovasz_embed.model import BACKBONES, ModelConfig, PanopticEmbedder
+from lovasz_embed.quality import PanopticQuality
 from lovasz_embed.training import Progress, TrainConfig, Writer, fit
+from lovasz_embed.training._ranks import Ranks
 
 
 def complete_backbone(incomplete: str) -> list[str]:
@@ -87,18 +90,60 @@ def train(
     json: Json = False,
 ) -> None:
     """Train the reference model on a folder of labelled pictures."""
+    with processes(device) as (ranks, own_device):
+        _train(
+            data,
+            out,
+            format,
+            split,
+            resume=resume,
+            given={
+                "steps": steps,
+                "batch": batch,
+                "crop": crop,
+                "learning_rate": learning_rate,
+                "backbone_rate": backbone_rate,
+            },
+            minutes=minutes,
+            backbone=backbone,
+            seed=seed,
+            score_every=score_every,
+            score_split=score_split,
+            score_pictures=score_pictures,
+            workers=workers,
+            device=own_device,
+            tensorboard=tensorboard,
+            json=json,
+            ranks=ranks,
+        )
+
+
+def _train(
+    data: Path,
+    out: Path,
+    format: str,
+    split: str | None,
+    *,
+    resume: bool,
+    given: dict[str, float | None],
+    minutes: float,
+    backbone: str,
+    seed: int,
+    score_every: int,
+    score_split: str | None,
+    score_pictures: int,
+    workers: int,
+    device: str,
+    tensorboard: bool,
+    json: bool,
+    ranks: Ranks,
+) -> None:
+    """Train with the other processes, if there are any; the first of them writes and tells."""
     dataset = open_split(data, format, split, "train")
-    score = _score(data, format, score_split, dataset, score_pictures) if score_every else None
+    score = _score(data, format, score_split, dataset, score_pictures, ranks) if score_every else None
     if score_split is not None and score is None:
         raise ValueError(_check.message("--score-split", "come with --score-every", "none"))
     _check.one_of("--backbone", backbone, BACKBONES)
-    given = {
-        "steps": steps,
-        "batch": batch,
-        "crop": crop,
-        "learning_rate": learning_rate,
-        "backbone_rate": backbone_rate,
-    }
     options: dict[str, Any] = {
         "steps": 20_000,
         **preset(format, backbone).training,
@@ -112,14 +157,15 @@ def train(
     model = PanopticEmbedder(model_config(dataset, format, backbone), pretrained=backbone != "conv")
     model.to(usable_device(device))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}")
+    where = f"; {ranks.count} processes" if ranks.count > 1 else ""
+    say(f"{dataset!r}; {parameters / 1e6:.2f} M parameters; run {out}{where}")
     # Where a finished run is resumed, no step is left to be told about.
     last: dict[str, Any] = {"steps": None, "seconds": None, "loss": None}
 
-    with training_bar() as show, _tensorboard(out if tensorboard else None) as writer:
+    with training_bar() as show, _tensorboard(out if tensorboard and ranks.first else None) as writer:
 
         def on_step(progress: Progress) -> None:
-            if last["steps"] is None:  # by now the folder is there, and nothing was wrong
+            if last["steps"] is None and ranks.first:  # by now the folder is there, and nothing was wrong
                 remember(out, resumed=resume, data=f"{data}, {len(dataset)} pictures", device=device)
             last.update(steps=progress.step, seconds=round(progress.seconds, 1), loss=progress.loss)
             show(progress)
@@ -139,14 +185,15 @@ def train(
         except KeyboardInterrupt:
             say("interrupted; the same command with --resume goes on from the last checkpoint")
             raise
-    DatasetRecord(format, dataset.categories).save(out)
+    if ranks.first:
+        DatasetRecord(format, dataset.categories).save(out)
     say(f"wrote {out}; next: lovasz-embed evaluate {out} --data {data}")
-    if json:
+    if json and ranks.first:
         print_json({"run": str(out), "pictures": len(dataset), "parameters": parameters, **last})
 
 
 def _score(
-    data: Path, format: str, split: str | None, trained: PanopticDataset, most: int
+    data: Path, format: str, split: str | None, trained: PanopticDataset, most: int, ranks: Ranks
 ) -> Callable[[PanopticEmbedder], dict[str, float | None]]:
     """Return what scores a model on a split that it is not trained on."""
     dataset = open_split(data, format, split, "val")
@@ -155,13 +202,13 @@ def _score(
     chosen = range(0, len(dataset), -(-len(dataset) // most))
 
     def score(model: PanopticEmbedder) -> dict[str, float | None]:
-        quality = training.evaluate(
-            training.predict(model, (dataset.image(index) for index in chosen)),
-            (dataset.result(index) for index in chosen),
-            classes=len(dataset.categories),
-            things=dataset.things,
-        )
-        return scores_record(quality)
+        quality = PanopticQuality(len(dataset.categories), dataset.things, local=True)
+        own = chosen[ranks.number :: ranks.count]
+        predictions = training.predict(model, (dataset.image(index) for index in own))
+        for index, prediction in zip(own, predictions, strict=True):
+            quality.update(prediction, dataset.result(index))
+        quality.gather()
+        return scores_record(quality.compute())
 
     return score
 

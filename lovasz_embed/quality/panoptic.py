@@ -155,16 +155,19 @@ class PanopticQuality(nn.Module):
     Args:
         num_classes: C; categories are 0..C-1.
         things: Category ids that are things; the segments' own `is_thing` is not looked at.
+        local: Whether `update` counts the pictures of this process alone, under torch.distributed too; `gather` adds
+            up over all of them, once.
 
     Raises:
         ValueError: `num_classes` is below 1, or a thing is outside 0..C-1.
-        TypeError: `things` is no collection of integers.
+        TypeError: `things` is no collection of integers, or `local` is neither True nor False.
 
     Notes:
         The state is one int64 buffer, so it travels in `state_dict` and adds up exactly: two ranks equal one,
         bit for bit. Under torch.distributed each `update` all-reduces the batch's counts before it adds them,
         so that every rank holds the whole at any time. All ranks must update equally often, a rank that has
-        run out of pictures with an empty batch. With NCCL the module must be on the rank's GPU.
+        run out of pictures with an empty batch; with `local` each as often as it has pictures. With NCCL the module
+        must be on the rank's GPU.
 
     >>> semantic, instance = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 1, 1]]])
     >>> truth = PanopticResult.from_maps(semantic, instance, things={1})
@@ -178,8 +181,10 @@ class PanopticQuality(nn.Module):
 
     counts: Tensor
 
-    def __init__(self, num_classes: int, things: Collection[int]) -> None:
+    def __init__(self, num_classes: int, things: Collection[int], *, local: bool = False) -> None:
         super().__init__()
+        _check.is_bool("local", local)
+        self.local = local
         if isinstance(num_classes, bool) or not isinstance(num_classes, int):
             raise TypeError(_check.message("num_classes", "be an integer", type(num_classes).__name__))
         _check.positive("num_classes", num_classes)
@@ -191,15 +196,27 @@ class PanopticQuality(nn.Module):
         self.register_buffer("counts", torch.zeros(len(_Row), num_classes, dtype=torch.int64))
 
     def update(self, prediction: PanopticResult, truth: PanopticResult) -> None:
-        """Add a batch; under torch.distributed, the batches of all ranks.
+        """Add a batch; under torch.distributed, the batches of all ranks, unless `local`.
 
         Raises:
             ValueError: As `panoptic_quality`.
         """
         counts = _count(prediction, truth, self.num_classes).to(self.counts.device)
-        if dist.is_available() and dist.is_initialized():
+        if not self.local and dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
         self.counts += counts
+
+    def gather(self) -> None:
+        """Add what `local` metrics of all processes have counted; each then holds the whole. All must call it, once.
+
+        Raises:
+            ValueError: The metric is not `local`: it holds the whole already.
+        """
+        if not self.local:
+            remedy = "Without local, update adds up over all processes."
+            raise ValueError(_check.message("local", "be True to gather", self.local, remedy))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.counts)
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what another metric has counted: of another process that is not under torch.distributed, say.
@@ -222,7 +239,8 @@ class PanopticQuality(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments."""
-        return f"num_classes={self.num_classes}, things={sorted(self.things)}"
+        local = ", local=True" if self.local else ""
+        return f"num_classes={self.num_classes}, things={sorted(self.things)}{local}"
 
 
 def _quality(counts: Tensor, things: Collection[int]) -> QualityResult:
