@@ -300,6 +300,28 @@ def test_a_run_cut_off_while_it_takes_the_class_means_is_resumed(
     assert same_weights(fit(tiny(seed=1), PICTURES, FEW, out=tmp_path, resume=True), whole_run)
 
 
+def test_a_run_cut_off_before_its_last_scoring_is_scored_and_one_that_ended_is_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(_: PanopticEmbedder) -> dict[str, float | None]:
+        return {"pq": 0.5}
+
+    def steps() -> list[int]:
+        return [json.loads(line)["step"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PanopticEmbedder, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(), PICTURES, FEW, out=tmp_path, score=score, score_every=2)
+    assert steps() == [2, 4]
+    for _ in range(2):
+        fit(tiny(), PICTURES, FEW, out=tmp_path, score=score, score_every=2, resume=True)
+        assert steps() == [2, 4, 6]
+
+
 def test_what_a_run_leaves_is_complete(tmp_path: Path) -> None:
     model = fit(tiny(), PICTURES, FEW, out=tmp_path / "new" / "run")
     files = {file.name for file in (tmp_path / "new" / "run").iterdir()}

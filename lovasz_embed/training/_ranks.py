@@ -35,6 +35,10 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
+    def all(self, value: bool, device: torch.device) -> bool:
+        """Return whether all processes say so; waits for all of them."""
+        return self.largest(float(not value), device) == 0
+
     def largest(self, value: float, device: torch.device) -> float:
         """Return the largest of what all processes give, so that all decide alike; waits for all of them.
 

@@ -96,7 +96,7 @@ class Run:
             result = self.loss(embedding, levels, running if self.targets is None else self.targets)
         loss = math.nan if result is None else float(result.loss.detach())
         # Every process takes part in the backward pass, or none does: one alone would wait for the others forever.
-        if self.ranks.largest(float(not math.isfinite(loss)), self.device):
+        if not self.ranks.all(math.isfinite(loss), self.device):
             self._skip("loss", "nan elsewhere" if math.isfinite(loss) else loss, views, out)
             return None
         assert result is not None  # its loss is finite
@@ -212,7 +212,6 @@ def _in_parallel(model: PanopticEmbedder, device: torch.device) -> DistributedDa
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # the class means are taken by all processes together, at the end
         find_unused_parameters=model.own_backbone,  # of a network made for something else, parts may lie idle
     )
 

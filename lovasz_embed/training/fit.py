@@ -133,7 +133,7 @@ def fit(
         tell = _Log(writer, out if ranks.first else None)
         stream = Batches(pictures, config, len(model.config.classes), ranks)
         model.train()
-        began, saved, clock = run.step, run.step, time.perf_counter()
+        saved, clock = run.step, time.perf_counter()
         for views in stream.start_at(run.step):
             if run.fraction >= 1:
                 break
@@ -156,7 +156,8 @@ def fit(
         fit_class_means(model, _spread(stream, config.mean_pictures, ranks), amp=config.amp)
         if out is not None and ranks.first:
             model.save_pretrained(out)
-        if score is not None and run.step > began:
+        # A run killed here and resumed lacks the last line; one that had ended has it.
+        if score is not None and ranks.all(tell.lacks_scores_of(run.step), run.device):
             tell.scores({"step": run.step, "seconds": run.seconds, **score(model)})
     return model
 
@@ -246,6 +247,13 @@ class _Log:
     def loss(self, record: Mapping[str, float | None]) -> None:
         """Record what a step's loss was made of."""
         self._tell(record, "train", LOG)
+
+    def lacks_scores_of(self, step: int) -> bool:
+        """Return whether the folder's scores, if there are any, do not tell of this step."""
+        file = None if self.folder is None else self.folder / SCORES
+        if file is None or not file.is_file():
+            return True
+        return all(json.loads(line)["step"] != step for line in file.read_text(encoding="utf-8").splitlines())
 
     def scores(self, record: Mapping[str, float | None]) -> None:
         """Record a scoring."""
