@@ -19,7 +19,7 @@ PACKAGE = Path(lovasz_embed.__file__).parent
 # `_check` builds the errors of every room, so it carries the house.
 FLOORS = {
     0: {"_check"},
-    1: {"_ops", "_atomic", "_coco", "_rle", "synthetic", "weights"},
+    1: {"_ops", "_atomic", "_coco", "_json", "_rle", "synthetic", "weights"},
     2: {"lovasz", "hierarchy", "prototypes", "clustering"},
     3: {"panoptic"},
     4: {"model", "formats", "quality", "tracking", "visualise"},

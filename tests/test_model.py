@@ -304,7 +304,7 @@ def test_a_configuration_that_does_not_fit_fails_clearly(
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [(CONFIG, "config.json must be a JSON file"), (WEIGHTS, f"{WEIGHTS} must fit {CONFIG}")]
+    ("name", "text"), [(CONFIG, "config.json must be a readable JSON file"), (WEIGHTS, f"{WEIGHTS} must fit {CONFIG}")]
 )
 def test_a_truncated_file_fails_clearly(tmp_path: Path, name: str, text: str) -> None:
     tiny().save_pretrained(tmp_path)

@@ -238,7 +238,7 @@ def test_a_run_that_still_trains_has_a_page_too(tmp_path: Path) -> None:
     ("file", "content", "text"),
     [
         ("log.jsonl", '{"loss": 1}\n', "log.jsonl must hold step in every line, got a line without"),
-        ("log.jsonl", "{]\n", "log.jsonl must hold JSON, got"),
+        ("log.jsonl", "{]\n", "log.jsonl must be a readable JSON file, got"),
         ("log.jsonl", "[1]\n", "log.jsonl must hold JSON objects, got list"),
         ("dataset.json", '{"categories": [{"id": 1}]}', "dataset.json must be what `train` wrote"),
         ("model.safetensors", "abc", "model.safetensors must be what `fit` wrote"),
@@ -338,6 +338,7 @@ def test_the_json_of_a_report_is_that_of_evaluate(example: Example, tmp_path: Pa
     scores = json.loads(lovasz_embed("evaluate", example.run, *options)[1])
     assert record.pop("seconds") > 0
     assert scores.pop("seconds") > 0
+    assert scores.pop("failed") == []
     assert record == scores
 
 

@@ -10,7 +10,8 @@ import torch
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
-from lovasz_embed.formats import Category, DataError, PanopticDataset, dataset_splits, open_dataset
+from lovasz_embed.formats import FORMATS, Category, DataError, PanopticDataset, dataset_splits, open_dataset
+from lovasz_embed.formats._files import read_json
 from lovasz_embed.model import PanopticEmbedder
 from lovasz_embed.report._run import DATASET
 from lovasz_embed.weights import weights_folder
@@ -39,11 +40,18 @@ class DatasetRecord:
         if not path.is_file():
             remedy = "Give the --out of a `lovasz-embed train` that ran to its end."
             raise DataError(_check.message("RUN", f"be a folder with {DATASET}", str(run), remedy))
+        fields = {"id": int, "name": str, "is_thing": bool, "supercategory": str}
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(values["format"], tuple(Category(**category) for category in values["categories"]))
+            values = read_json(path)
+            _check.one_of("format", values["format"], tuple(FORMATS))
+            categories = tuple(Category(**category) for category in values["categories"])
+            for category in categories:
+                for name, kind in fields.items():
+                    if type(getattr(category, name)) is not kind:
+                        raise TypeError(_check.message(f"{name} of a category", f"be {kind.__name__}", category))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(_check.message(str(path), "be what `train` wrote", repr(error))) from error
+        return cls(values["format"], categories)
 
 
 def run_folder(run: Path | None, weights: str | None) -> Path:

@@ -11,6 +11,8 @@ from lovasz_embed._coco import MAX_ID
 from lovasz_embed.formats._base import VOID, Category, DataError, ImageRecord
 from lovasz_embed.formats._files import leads_outside
 
+_LARGEST_SIDE = 2**31 - 1
+
 
 def read_categories(path: Path, entries: Any) -> tuple[Category, ...]:
     """Return the categories by ascending id."""
@@ -57,6 +59,8 @@ def read_images(
     """Return one record per picture; predictions often list no images, so annotations speak for them."""
     if entries is None:
         return tuple(ImageRecord(identifier, entry["file_name"]) for identifier, entry in annotations.items())
+    if not isinstance(entries, list):
+        raise DataError(message(str(path), "hold a list 'images', or none", type(entries).__name__))
     images: dict[int | str, ImageRecord] = {}
     for position, entry in enumerate(entries):
         where = f"images[{position}] of {path}"
@@ -67,7 +71,9 @@ def read_images(
         if identifier not in annotations:
             raise DataError(message(str(path), f"hold an annotation of image {identifier}", "none"))
         known = "height" in entry and "width" in entry
-        size = (_field(where, entry, "height", int), _field(where, entry, "width", int)) if known else ()
+        size = [_field(where, entry, side, int) for side in ("height", "width")] if known else []
+        if any(not 1 <= side <= _LARGEST_SIDE for side in size):
+            raise DataError(message(where, f"have a height and width from 1 to {_LARGEST_SIDE}", size))
         images[identifier] = ImageRecord(identifier, file_name, *size)
     for identifier in annotations:
         if identifier not in images:
@@ -87,6 +93,8 @@ def check_segments(path: Path, annotation: Mapping[str, Any], known: Collection[
             raise DataError(message(where, f"have an id from 1 to {MAX_ID}", identifier))
         if identifier in seen:
             raise DataError(message(where, "have an id of its own", f"{identifier} twice"))
+        if entry.get("iscrowd", 0) not in (0, 1):
+            raise DataError(message(where, "say iscrowd 0 or 1", repr(entry["iscrowd"])))
         if category not in known:
             got = f"category_id {category} (segment {identifier})"
             raise DataError(message(where, "have a category of 'categories'", got))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from lovasz_embed import _json
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError
 
@@ -21,13 +21,32 @@ def existing_folder(path: Path, what: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of `path`; `DataError` where it is missing or no JSON."""
+    """Return the content of `path`; `DataError` where it is missing, no JSON or beyond its limits."""
+    with reading(path):
+        try:
+            return _json.read_json(path)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of `path`; `DataError` where it is missing or not UTF-8."""
+    with reading(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise DataError(message(str(path), "be a text in UTF-8", error)) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while `path` is read into a `DataError` that names `path`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError as error:
         raise DataError(message(str(path), "exist", "no such file")) from error
-    except (OSError, ValueError) as error:
-        raise DataError(message(str(path), "be a readable JSON file", error)) from error
+    except OSError as error:
+        raise DataError(message(str(path), "be readable", error.strerror or error)) from error
 
 
 def leads_outside(name: str) -> bool:

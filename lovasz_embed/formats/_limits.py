@@ -14,7 +14,7 @@ WHOLE, MAPPED = 200.0, 4000.0  # megapixels: 0.6 GB of memory, 12 GB of disk
 
 
 def check_size(path: Path, height: int, width: int, *, mapped: bool = False) -> None:
-    """Raise `DataError` where a picture has more pixels than the limit, before any of them is decoded.
+    """Raise `DataError` where a picture has no pixel or more than the limit, before any of them is decoded.
 
     Args:
         path: Of the file, for the message.
@@ -22,6 +22,8 @@ def check_size(path: Path, height: int, width: int, *, mapped: bool = False) -> 
         width: In pixels.
         mapped: Whether it is to be read into a file rather than into memory.
     """
+    if height < 1 or width < 1:
+        raise DataError(message(str(path), "have at least one pixel", f"{height} x {width} (height x width)"))
     limit = limit_megapixels(mapped=mapped)
     if height * width > limit * 1e6:
         rule = f"have at most {limit:g} megapixels to be read {'by parts' if mapped else 'as a whole'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -28,8 +29,10 @@ PICTURE_SUFFIXES = LABEL_SUFFIXES | {".jpg", ".jpeg", ".bmp", ".webp"}
 New = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Makes an array of a shape and a dtype, in memory or in a file."""
 
+_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "WEBP", "BMP", "DIB", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
 _INT32_MAX = np.iinfo(np.int32).max
 _NOT_OF_THE_FILE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})  # every other one fails as well
+_MOST_CHANNELS = 4
 _opening = Lock()
 
 
@@ -142,6 +145,18 @@ def decoding(path: Path, content: bytes | None = None) -> Iterator[None]:
         raise DataError(message(str(path), "be a readable picture", got, remedy)) from error
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are decoded, whatever a file is called.
+
+    Pillow looks into a file for what it is, and knows formats that are programs: for an EPS it calls Ghostscript.
+    """
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def opened(path: Path, *, mapped: bool = False, content: bytes | None = None) -> Iterator[Image]:
     """Open a picture with Pillow, which reads size and mode and no pixel, and check its size by our own limit."""
@@ -151,7 +166,7 @@ def opened(path: Path, *, mapped: bool = False, content: bytes | None = None) ->
     with _opening:
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            picture = Image.open(path if content is None else BytesIO(content))
+            picture = Image.open(path if content is None else BytesIO(content), formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = usual
     with picture:
@@ -216,5 +231,8 @@ def read_tiff(path: Path, decode: Callable[[Any], NDArray[Any]] | None = None) -
             remedy = "Save one file per plane."
             raise DataError(message(str(path), "hold one two-dimensional picture", got, remedy))
         check_size(path, shape[axes.index("Y")], shape[axes.index("X")], mapped=decode is not None)
+        channels = shape[axes.index("S")] if "S" in axes else 1
+        if channels > _MOST_CHANNELS:  # a header can claim 65,535 of them, and all would be decoded
+            raise DataError(message(str(path), "be grey, RGB or RGBA", f"{channels} channels"))
         pixels = (series.asarray() if decode is None else decode(series)).reshape(shape)
     return np.moveaxis(pixels, 0, 2) if axes == "SYX" else pixels

@@ -19,7 +19,7 @@ from lovasz_embed.formats._base import VOID, Category, DataError, ImageRecord, L
 from lovasz_embed.formats._cityscapes_classes import CATEGORIES, CITYSCAPES_CLASSES, EVALUATED
 from lovasz_embed.formats._clips import ID_RANGE, ClipDataset, frame_order
 from lovasz_embed.formats._codes import Codes, decode, require_grey_png
-from lovasz_embed.formats._files import existing_folder
+from lovasz_embed.formats._files import existing_folder, read_text
 from lovasz_embed.formats._folders import files_by_key, must_have_same_folders, must_pair, one_split, sub_folders
 from lovasz_embed.formats._label_writer import (
     Files,
@@ -234,7 +234,7 @@ def _splits(folder: Path, pictures: str, labels: str) -> tuple[str, ...]:
 def _class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return _OBJECTS
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     if not 1 <= len(names) <= _MOST_CLASSES or len(set(names)) < len(names):
         raise DataError(message(str(path), f"name 1 to {_MOST_CLASSES} classes, a line each", names))
     return names

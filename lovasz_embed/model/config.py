@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lovasz_embed import _check
+from lovasz_embed._json import read_json
 
 COORDINATES = ("added", "fed", "none")
 EFFICIENTNET = "efficientnet-lite0"
 BACKBONES = ("conv", EFFICIENTNET)
+_MOST_WIDTHS, _WIDEST, _MOST_DIMS = 12, 1 << 16, 4096
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the values that a hand-written file could get wrong."""
+        for name, kind in (("classes", str), ("things", int), ("widths", int)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or any(type(value) is not kind for value in values):
+                raise TypeError(_check.message(name, f"be a tuple of {kind.__name__}", repr(values)))
         _check.one_of("coordinates", self.coordinates, COORDINATES)
         _check.one_of("backbone", self.backbone, BACKBONES)
         _check.one_of("stride", self.stride, (1, 2, 4))
@@ -82,6 +87,13 @@ class ModelConfig:
         for name in ("dims", "shared_dims", "reduction", "min_thing_area", "min_stuff_area"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
+        # Beyond these no network is meant, and what counts up to them would fill the memory.
+        if len(self.widths) > _MOST_WIDTHS or not all(1 <= width <= _WIDEST for width in self.widths):
+            rule = f"be at most {_MOST_WIDTHS} numbers from 1 to {_WIDEST}"
+            raise ValueError(_check.message("widths", rule, self.widths))
+        for name, most in (("dims", _MOST_DIMS), ("reduction", _WIDEST)):
+            if getattr(self, name) > most:
+                raise ValueError(_check.message(name, f"be at most {most}", getattr(self, name)))
         if self.reduction < 1:
             raise ValueError(_check.message("reduction", "be 1 or above", self.reduction))
         least = 3 if self.coordinates == "added" else 1
@@ -92,6 +104,7 @@ class ModelConfig:
             rule = f"lie in 0 ... {self.dims - 2}, the dimensions beside the positions"
             raise ValueError(_check.message("shared_dims", rule, self.shared_dims))
         _check.is_bool("vote", self.vote)
+        _check.is_bool("connected", self.connected)
         outside = [t for t in self.things if not 0 <= t < len(self.classes)]
         if outside:
             rule = f"lie in 0 ... {len(self.classes) - 1}, the categories"
@@ -110,10 +123,7 @@ class ModelConfig:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a configuration strictly: every field known, sequences as the tuples they were."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(_check.message(str(path), "be a JSON file", error)) from error
+    values = read_json(path)
     known = {field.name for field in fields(ModelConfig)} | {"own_backbone"}
     if not isinstance(values, dict) or not {"classes", "things"} <= set(values) <= known:
         got = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -303,12 +303,17 @@ class PanopticEmbedder(nn.Module):
             rule = "be given exactly if the model was saved with an own one"
             raise ValueError(_check.message("backbone", rule, type(backbone).__name__))
         try:
-            model = cls(ModelConfig(**values), backbone)
-        except (TypeError, ValueError) as error:
+            config = ModelConfig(**values)
+            with torch.device("meta"):  # takes no memory, whatever sizes the file names
+                wanted = {name: tuple(tensor.shape) for name, tensor in cls(config, backbone).state_dict().items()}
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(_check.message(str(folder / CONFIG), "describe a model", error)) from error
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except (RuntimeError, SafetensorError) as error:
+            tensors = load_file(folder / WEIGHTS)
+            _must_fit(tensors, wanted)
+            model = cls(config, backbone)
+            model.load_state_dict(tensors)
+        except (RuntimeError, SafetensorError, ValueError) as error:
             rule = f"fit {CONFIG} beside it"
             raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
         return model.eval()
@@ -321,6 +326,17 @@ class PanopticEmbedder(nn.Module):
             rows, columns = pixels
         steps = [(line + start) / self.config.unit for line, start in zip((rows, columns), at, strict=True)]
         return torch.stack(torch.meshgrid(steps, indexing="ij"))
+
+
+def _must_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `ValueError` where tensors are not those of a model, by name and shape, or hold NaN or Inf."""
+    for name in sorted(wanted.keys() | tensors.keys()):
+        there, here = tensors.get(name), wanted.get(name)
+        if there is None or here is None or tuple(there.shape) != here:
+            got = "none" if there is None else tuple(there.shape)
+            raise ValueError(f"{name} {got} in the place of {here or 'none'}")
+        if there.is_complex() or not bool(torch.isfinite(there).all()):
+            raise ValueError(f"{name} with NaN or Inf")
 
 
 def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int] | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lovasz_embed import _check
+from lovasz_embed._json import parse_json
 from lovasz_embed.formats import Category, DataError
 from lovasz_embed.model import CONFIG, WEIGHTS
 from lovasz_embed.training.fit import LOG, OPTIONS, SCORES
@@ -89,7 +89,7 @@ def _lines(path: Path, *, needs: str) -> tuple[dict[str, Any], ...]:
     """Read one JSON object per line; the last line may be in the middle of being written."""
     if not path.is_file():
         return ()
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     records = tuple(_parsed(path, line) for line in lines)
     if any(needs not in record for record in records):
         raise DataError(_check.message(str(path), f"hold {needs} in every line", "a line without"))
@@ -97,14 +97,14 @@ def _lines(path: Path, *, needs: str) -> tuple[dict[str, Any], ...]:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    return _parsed(path, path.read_text(encoding="utf-8")) if path.is_file() else None
+    return _parsed(path, path.read_bytes()) if path.is_file() else None
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(str(path), content)
     except ValueError as error:
-        raise DataError(_check.message(str(path), "hold JSON", error)) from error
+        raise DataError(str(error)) from error
     if not isinstance(value, dict):
         raise DataError(_check.message(str(path), "hold JSON objects", type(value).__name__))
     return value
