@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ SECONDS = 600.0
 """How long a process waits for the others: longer than any of them is on its own, for one picture or one checkpoint."""
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# What torch says of a process that has gone has no class of its own; gloo and the store put these into words.
-_SIGNS = ("gloo", "connection closed", "connection reset", "connection refused", "timed out", "socket", "nccl")
+# What torch says of a process that has gone has no class of its own; gloo, NCCL and the store use these words.
+_SIGNS = ("gloo", "nccl", "connection", "peer", "pair closure", "timed out", "timeout", "socket", "broken pipe")
 
 
 @contextmanager
@@ -51,11 +52,11 @@ def processes(device: str) -> Iterator[tuple[Ranks, str]]:
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
         yield Ranks(), device
     except (dist.DistError, RuntimeError) as error:
-        text = " ".join(str(error).split())
+        text = re.sub(r"\[\S+:\d+\] ", "", " ".join(str(error).split())).partition(". ")[0]  # its first sentence
         if not isinstance(error, dist.DistError) and not any(sign in text.lower() for sign in _SIGNS):
             raise
-        remedy = f"It has ended, and says why above or on its machine, or it was silent for {seconds:g} s ({TIMEOUT})."
-        raise ConnectionError(_check.message("every process", "answer the others", text[:300], remedy)) from error
+        remedy = f"One has ended, and says why above or on its machine, or was silent for {seconds:g} s ({TIMEOUT})."
+        raise ConnectionError(_check.message("every process", "answer the others", text, remedy)) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
