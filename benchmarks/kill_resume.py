@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from _measure import describe, machine
 from lovasz_embed._atomic import write_atomically
 
 POLL_S = 0.0002
+TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}")  # as `_atomic.replacing` names a file until it is whole
 MOST_FAULTS = 10
 
 
@@ -92,14 +94,13 @@ def one_run(place: Path, config: Any, seconds: float, kills: int, rng: np.random
     for _ in range(20 * config.steps):
         session = Session(place, config, said := place.parent / "said")
         tally.sessions += 1
-        killed, name = False, ""
+        killed = False
         if tally.kills < kills:
             at = rng.uniform(0, seconds / 2)
             if tally.kills % 2 == 0:
                 killed = _kill_at(session, at)
             else:
-                killed = _kill_while_writing(session, place, int(rng.integers(1, 12)), rng.uniform(0, 0.002))
-            name = next((path.name for path in place.iterdir() if path.name[0] == "."), "")
+                killed = _kill_while_writing(session, place, int(rng.integers(1, 16)), rng.uniform(0, 0.002))
         while not session.ended():
             time.sleep(POLL_S)
         steps = session.steps()
@@ -115,9 +116,8 @@ def one_run(place: Path, config: Any, seconds: float, kills: int, rng: np.random
                 tally.faults.append(f"a resumed run failed with {session.code}:\n{said.read_text()}")
             return
         tally.kills += 1
-        if name:
+        for file in _half_written(place).values():
             tally.while_writing += 1
-            file = name[1:].rpartition(".")[0]
             tally.writing[file] = tally.writing.get(file, 0) + 1
     tally.faults.append("a run came to no end")
 
@@ -130,10 +130,10 @@ def _kill_at(session: Session, seconds: float) -> bool:
 
 def _kill_while_writing(session: Session, folder: Path, which: int, later: float) -> bool:
     """Kill at the n-th file that appears under a temporary name, or so much later, in seconds."""
-    seen: set[str] = {name for name in os.listdir(folder) if name[0] == "."}
+    seen = set(_half_written(folder))
     count = 0
     while not session.ended():
-        fresh = {name for name in os.listdir(folder) if name[0] == "."} - seen
+        fresh = set(_half_written(folder)) - seen
         seen |= fresh
         count += len(fresh)
         if count >= which:
@@ -141,6 +141,11 @@ def _kill_while_writing(session: Session, folder: Path, which: int, later: float
                 time.sleep(later)
             return session.kill()
     return False
+
+
+def _half_written(folder: Path) -> dict[str, str]:
+    """Return the temporary names in a folder, each with the name that the file is going to have."""
+    return {name: match[1] for name in os.listdir(folder) if (match := TEMPORARY.fullmatch(name))}
 
 
 def main() -> None:
