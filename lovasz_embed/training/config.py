@@ -9,6 +9,7 @@ from typing import Any
 
 from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
+from lovasz_embed._json import read_json
 
 SAMPLINGS = ("pictures", "pixels")
 
@@ -124,10 +125,7 @@ class TrainConfig:
         Raises:
             ValueError: If the file is no JSON object or has an unknown option.
         """
-        try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(_check.message(str(path), "be a JSON file", error)) from error
+        values: Any = read_json(path)
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not set(values) <= known:
             got = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
