@@ -115,15 +115,16 @@ class Plan:
 
 
 def plan(data: Set, measured: Measured, assumed: Assumed) -> Plan:
-    """Return what training takes where every crop comes from a picture that is read for it."""
+    """Return what training takes where a picture is read for every crop, and all parts work at the same time."""
     size = data.bytes if data.bytes is not None else measured.jpeg * data.megapixels
     loading = (measured.load if data.load is None else data.load) * data.megapixels + measured.crop
     rates = {
         "decoding": assumed.gpus * assumed.cores / loading,
         "storage": assumed.storage / size,
         "GPUs": assumed.gpus * assumed.gpu_flops / (3 * measured.flop * data.crop**2),
-        "all-reduce": assumed.gpus * assumed.batch / max(reduction(measured.parameters, assumed), 1e-12),
     }
+    if assumed.gpus > 1:
+        rates["all-reduce"] = assumed.gpus * assumed.batch / reduction(measured.parameters, assumed)
     crops = data.pictures * assumed.rounds
     return Plan(size * data.pictures, measured.record * data.pictures, rates, crops / min(rates.values()) / 3600)
 
