@@ -349,6 +349,7 @@ def test_a_compressed_shard_is_refused(shards: Path, tmp_path: Path) -> None:
         (lambda rows: [[*rows[0][:4], [-1, 5], [0, 0], [0, 0]], *rows[1:]], "must be id, file name, height and"),
         (lambda rows: [[*rows[0][:4], [0, 10**15], [0, 0], [0, 0]], *rows[1:]], "must lie in the"),
         (lambda rows: [[*rows[0][:4], [10**30, 1], [0, 0], [0, 0]], *rows[1:]], "must be id, file name, height"),
+        (lambda rows: [[0, "../../x.png", *rows[0][2:]], *rows[1:]], r"must name a file inside its folder, got '\.\./"),
         (lambda rows: [[*rows[0][:2], True, 5, *rows[0][4:]], *rows[1:]], "must be id, file name, height and width"),
     ],
 )
@@ -376,3 +377,72 @@ def test_predictions_of_shards_are_coco_files(data: PanopticDataset, shards: Pat
     results = (sharded.result(k) for k in range(len(sharded)))
     write_coco_panoptic(tmp_path / "out.json", results, images=sharded.images, categories=sharded.categories)
     assert len(json.loads((tmp_path / "out.json").read_text())["annotations"]) == 23
+
+
+def damaged(rng: np.random.Generator, content: bytes) -> bytes:
+    """Return bytes with a few of them changed, lost, doubled, or taken for others that mean something."""
+    changed = bytearray(content)
+    for _ in range(int(rng.integers(1, 4))):
+        at, length = int(rng.integers(len(changed) + 1)), int(rng.integers(1, 30))
+        kind = rng.integers(5)
+        if kind == 0 and changed:
+            changed[min(at, len(changed) - 1)] = int(rng.integers(256))
+        elif kind == 1:
+            del changed[at : at + length]
+        elif kind == 2:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 3:
+            tokens = [
+                b"-1",
+                b"0",
+                b"1e999",
+                b"9" * 40,
+                b"null",
+                b"[]",
+                b"{}",
+                b"true",
+                b'"../x"',
+                b"[" * 2000,
+                b"\\ud800",
+            ]
+            changed[at : at + int(rng.integers(3))] = tokens[int(rng.integers(len(tokens)))]
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def read_damaged(shards: Path, folder: Path, count: int, seed: int) -> int:
+    """Read shards with one damaged file each, both ways; return how many were read without an error."""
+    originals, whole_reads = contents(shards), 0
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        name = sorted(originals)[int(rng.integers(3))] if rng.integers(2) else "train.shards.json"
+        for file, content in originals.items():
+            if not (folder / file).is_file():
+                (folder / file).write_bytes(content)
+        (folder / name).write_bytes(damaged(rng, originals[name]))
+        try:
+            data = open_dataset(folder, format="shards")
+            for index in range(min(len(data), 4)):
+                data[index]
+                data.result(index)
+            whole_reads += 1
+        except DataError:
+            pass
+        try:
+            for _, sample in zip(range(4), stream_shards(folder, shuffle=False), strict=False):
+                assert sample.image.dtype == np.uint8
+        except DataError:
+            pass
+        (folder / name).write_bytes(originals[name])
+    return whole_reads
+
+
+def test_damaged_shards_raise_our_own_error_alone(shards: Path, tmp_path: Path) -> None:
+    assert read_damaged(shards, tmp_path / "s", 100, 0) < 100
+
+
+@pytest.mark.reliability
+def test_many_damaged_shards_raise_our_own_error_alone(shards: Path, tmp_path: Path) -> None:
+    assert read_damaged(shards, tmp_path / "s", 50_000, 1) < 50_000

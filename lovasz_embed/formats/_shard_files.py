@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
 from lovasz_embed.formats._coco_json import read_categories
-from lovasz_embed.formats._files import existing_folder, read_json
+from lovasz_embed.formats._files import existing_folder, leads_outside, read_json
 
 MANIFEST = ".shards.json"
 VERSION = 1
@@ -69,6 +69,12 @@ def check_name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DataError(message(argument, "be of letters, digits, _, - and dots, and begin with no dot", repr(name)))
     return name
+
+
+def check_inside(where: str, file_name: str) -> None:
+    """Raise `DataError` where the name of a picture leads elsewhere: what is predicted of it is named after it."""
+    if leads_outside(file_name):
+        raise DataError(message(where, "name a file inside its folder", repr(file_name)))
 
 
 def shard_splits(folder: Path) -> tuple[str, ...]:
@@ -170,6 +176,7 @@ def read_index(folder: Path, shard: Shard) -> Index:
             rule = "be id, file name, height and width of a picture and three places"
             raise DataError(message(f"entry {position} of {path}", rule, repr(row)[:200]))
         *record, picture, labels, text = row
+        check_inside(f"entry {position} of {path}", record[1])
         for place in (picture, labels, text):
             if sum(place) > shard.bytes:
                 rule = f"lie in the {shard.bytes} bytes of {shard.file}"

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from lovasz_embed._check import message
 from lovasz_embed._coco import ids_to_rgb
+from lovasz_embed._json import parse_json
 from lovasz_embed.formats._base import VOID, Category, DataError, ImageRecord, Labels
 from lovasz_embed.formats._coco_json import check_segments
 from lovasz_embed.formats._pictures import read_coco_png
 from lovasz_embed.formats._segment_ids import SegmentLabel, decode_segments
+from lovasz_embed.formats._shard_files import check_inside
 
 _INT32_MAX = 2**31 - 1
 
@@ -91,11 +93,12 @@ def decode_labels(where: Path, png: bytes, text: bytes, index_of: Mapping[int, i
 def parse_text(where: Path, text: bytes) -> dict[str, Any]:
     """Return the JSON of a picture; `DataError` where it is none."""
     try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(message(f"segments of {where}", "be readable JSON", error)) from error
+        content = parse_json(f"segments of {where}", text)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     name = content.get("file_name") if isinstance(content, dict) else None
     identifier = content.get("image_id") if isinstance(content, dict) else None
-    if not isinstance(name, str) or not name or not isinstance(identifier, int | str):
+    if not isinstance(name, str) or not isinstance(identifier, int | str):
         raise DataError(message(f"segments of {where}", "name 'file_name' and 'image_id' of the picture", "neither"))
+    check_inside(f"segments of {where}", name)
     return dict(content)
