@@ -111,7 +111,7 @@ class Hostile:
             array = np.where(array > 0, array, self.pick((0.0, -0.0))).astype(np.float32)
         elif kind == 4:
             array = array + np.float32(self.pick((100.0, -1000.0)))
-        return self.laid_out(torch.from_numpy(array).to(dtype or self.pick(FLOATS)))
+        return self.laid_out(torch.from_numpy(np.asarray(array)).to(dtype or self.pick(FLOATS)))
 
     def labels(self, shape: Sequence[int], values: Sequence[int], *, dtype: torch.dtype | None = None) -> Tensor:
         """Return integers out of `values`, in a dtype that holds them all; often in regions, now and then constant."""
@@ -123,11 +123,13 @@ class Hostile:
         place = self.numpy.integers(0, len(chosen), tuple(shape))
         if self.chance(0.5):
             place = np.sort(place.reshape(-1)).reshape(place.shape)
-        return self.laid_out(torch.from_numpy(chosen[place]).to(dtype))
+        return self.laid_out(torch.from_numpy(np.asarray(chosen[place])).to(dtype))
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """Return the same values in another layout in half of the calls, and sometimes asking for a gradient."""
         kind = self.whole(0, 11)
+        if tensor.is_meta or tensor.layout != torch.strided:
+            return tensor
         if kind == 0 and tensor.ndim > 1:
             tensor = tensor.transpose(0, -1).contiguous().transpose(0, -1)
         elif kind == 1:
@@ -229,6 +231,8 @@ class Hostile:
 
     def _with_hostile_values(self, tensor: Tensor) -> tuple[Tensor, str]:
         dtype = tensor.dtype
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise Unspoilt
         if dtype.is_complex or dtype == torch.float8_e4m3fn:
             raise Unspoilt
         new = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1)
@@ -239,7 +243,9 @@ class Hostile:
             value = self.chance(0.5)
         else:
             limits = torch.iinfo(dtype)
-            fits = [own for own in (-1, -2, -100, 255, *WHOLE, limits.min, limits.max) if limits.min <= own <= limits.max]
+            fits = [
+                own for own in (-1, -2, -100, 255, *WHOLE, limits.min, limits.max) if limits.min <= own <= limits.max
+            ]
             value = self.pick(fits)
         if dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch cannot index these
             array = new.numpy()

@@ -170,7 +170,7 @@ def _check_levels(call: Call, result: Any, h: Hostile) -> None:
         require(int(instance.labels.min()) >= Level.IGNORED, "labels are nodes, none or ignored")
 
 
-@entry("panoptic_levels", _check_levels, names=("radius", "margin", "weight"))
+@entry("panoptic_levels", _check_levels, names=("radius", "margin", "weight", "dims"))
 def _(h: Hostile) -> Call:
     semantic, instance, shape = _maps(h, 3)
     options = h.options(
@@ -181,14 +181,10 @@ def _(h: Hostile) -> Call:
         instance_dims=((0, 1), [1], None),
         ignore_index=(255, 2, -1),
     )
-    options.update(crowd=h.labels(shape, (0, 1), dtype=h.pick((torch.bool, torch.uint8)))) if h.chance(0.3) else None
+    if h.chance(0.3):
+        options["crowd"] = h.labels(shape, (0, 1), dtype=h.pick((torch.bool, torch.uint8)))
     options.setdefault("things", h.pick(({1}, {1, 2}, (), [0, 1, 2], frozenset({9}))))
-    return Call(panoptic_levels, [semantic, instance], _with_void(options, semantic))
-
-
-def _with_void(options: dict[str, Any], semantic: Tensor) -> dict[str, Any]:
-    """Leave out an ignore_index for which 255 would be a category, where that is not what is meant."""
-    return options
+    return Call(panoptic_levels, [semantic, instance], options)
 
 
 @entry("Level", names=("labels",))
@@ -208,7 +204,10 @@ def _level(
 ) -> tuple[float, float, float]:  # fmt: skip
     """Make a level and look at what it works out."""
     level = Level(labels, radius, margin, weight, per_picture, dims, bandwidth, name)
-    require(0 <= level.inner_radius <= level.radius <= level.outer_radius, "inner radius <= radius <= outer radius")
+    middle = float(level.radius)
+    inside = level.inner_radius <= middle * (1 + 1e-12)  # of float64
+    require(level.inner_radius >= 0 and inside, "the inner radius is no larger than the radius")
+    require(level.outer_radius >= middle * (1 - 1e-12), "the outer radius is no smaller than the radius")
     return level.inner_radius, level.outer_radius, level.margin2
 
 
@@ -219,7 +218,7 @@ def _tree(h: Hostile) -> tuple[Tensor, tuple[Level, ...], dict[str, Any]]:
     embedding = h.floats((shape[0], width, *shape[1:]))
     options = h.options(kernel=("margin", "gaussian"), negatives=("all", "siblings"), impl=_IMPLS)
     options |= h.options(norm_weight=(0.0, 0.1), ncm_weight=(0.0, 1.0), ncm_temperature=(0.25, 1.0))
-    _binned(h, options)
+    options = _binned(h, options)
     if options.get("kernel") == "gaussian" and h.chance(0.3):
         options["truncation"] = h.pick((0.0, 0.01, 1.0))
     dims = h.pick((None, None, (0,), tuple(range(width))))
@@ -258,7 +257,7 @@ def _check_tree(call: Call, result: Any, h: Hostile) -> None:
     if not plain or not usual or (means is not None and not moderate(means.nan_to_num(), 1e6)):
         return
     require(bool(torch.isfinite(result.loss)), "the loss of a finite embedding is finite")
-    require(float(result.loss) >= 0, "the loss is 0 or above")
+    require(float(result.loss.detach()) >= 0, "the loss is 0 or above")
     what = h.whole(0, 4)
     if what == 0:
         leaf = embedding.detach().clone().requires_grad_()
@@ -272,11 +271,13 @@ def _check_tree(call: Call, result: Any, h: Hostile) -> None:
         require(same(again.loss.detach(), result.loss.detach()), "layout does not change the loss")
     elif what == 2 and call.kwargs.get("method", "auto") != "binned" and moderate(embedding, 100.0):
         other = call.function(embedding.detach().double(), levels, **{**call.kwargs, "impl": "reference"})
-        rounding = _ROUNDING * (1 + 1e3 * float(other.loss))
+        rounding = _ROUNDING * (1 + 1e3 * float(other.loss.detach()))
         if embedding.dtype == torch.float64:
-            rounding = 1e-9 * (1 + 1e3 * float(other.loss))
-        apart = abs(float(other.loss) - float(result.loss))
-        require(apart <= rounding, f"engines agree ({float(other.loss):.9g} and {float(result.loss):.9g})")
+            rounding = 1e-9 * (1 + 1e3 * float(other.loss.detach()))
+        apart = abs(float(other.loss.detach()) - float(result.loss.detach()))
+        require(
+            apart <= rounding, f"engines agree ({float(other.loss.detach()):.9g} and {float(result.loss.detach()):.9g})"
+        )
 
 
 _LEVEL_NAMES = ("levels", "class_means", "labels")
@@ -295,7 +296,7 @@ def _(h: Hostile) -> Call:
     return Call(HierarchicalLovaszHinge, [], options)
 
 
-@entry("HierarchicalLovaszHinge.forward", names=_LEVEL_NAMES)
+@entry("HierarchicalLovaszHinge.forward", names=(*_LEVEL_NAMES, "embedding"))
 def _(h: Hostile) -> Call:
     embedding, levels, options = _tree(h)
     means = options.pop("class_means", None)
@@ -317,7 +318,7 @@ def _check_means(call: Call, result: Any, h: Hostile) -> None:
     if is_plain(embedding) and is_plain(semantic):
         void = call.kwargs.get("ignore_index", 255)
         for c, (mean, count) in enumerate(zip(result.means, result.counts.tolist(), strict=True)):
-            mine = (semantic.long() == c) if c != void else torch.zeros_like(semantic, dtype=torch.bool)
+            mine = (semantic.long() == c) & ((c != void) or semantic.dtype == torch.bool)
             require(count == int(mine.sum()), "counts are the pixels of a class")
             if count and moderate(embedding):
                 own = embedding.detach().movedim(1, -1)[mine].double().mean(0)
@@ -404,7 +405,7 @@ def _(h: Hostile) -> Call:
     return Call(ncm.update, [h.floats((shape[0], width, *shape[1:])), semantic])
 
 
-@entry("NearestClassMean.forward", _check_classes, names=("embedding",))
+@entry("NearestClassMean.forward", _check_classes, names=("embedding", "means"))
 def _(h: Hostile) -> Call:
     width = h.whole(1, 4)
     return Call(_fitted(h, width), [h.floats((h.batch(), width, *h.spatial()))])

@@ -156,7 +156,10 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, Tensor):
         if value.is_meta or value.layout != torch.strided:
             return None
-        return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        flat = value.detach().contiguous().reshape(-1)
+        if flat.dtype == torch.bfloat16 or flat.dtype.itemsize == 1:  # numpy has no name for some of these
+            flat = flat.clone().view(torch.int16 if flat.dtype.itemsize == 2 else torch.uint8)
+        return flat.numpy().tobytes()
     if isinstance(value, np.ndarray):
         return value.tobytes() if value.dtype != object else None
     if isinstance(value, (list, tuple)):
@@ -172,8 +175,14 @@ def same(one: Any, other: Any) -> bool:
     """Return whether two results are the same, bit for bit but for the sign of zeros and the kind of NaN."""
     if isinstance(one, Tensor):
         fits = isinstance(other, Tensor) and one.shape == other.shape and one.dtype == other.dtype
-        return fits and bool(torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True) and bool(
-            torch.equal(one.nan_to_num(), other.nan_to_num()) if one.is_floating_point() else torch.equal(one, other)
+        return (
+            fits
+            and bool(torch.equal(one.isnan(), other.isnan()) if one.is_floating_point() else True)
+            and bool(
+                torch.equal(one.nan_to_num(), other.nan_to_num())
+                if one.is_floating_point()
+                else torch.equal(one, other)
+            )
         )
     if isinstance(one, np.ndarray):
         return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
+import resource
 import signal
 import time
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 from _hostile_oracle import REGISTRY, make_call, outcome, raising_line
 
+_MEMORY = 3 << 30  # bytes of a process
 _CHUNK = 2000  # calls of one function that a process is given at once
 # Documented warnings; any other is an error.
 _DOCUMENTED = (
@@ -89,6 +90,8 @@ def prepare_process() -> None:
     """One thread, and every warning that is not documented an error."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # What asks for more than this is a defect, and must not take the machine down.
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     warnings.resetwarnings()
     warnings.simplefilter("error")
     for kind, text in _DOCUMENTED:
@@ -249,6 +252,3 @@ def _bury(worker: _Worker, found: Found, campaign: Campaign, kind: str, text: st
     worker.__init__(campaign.seed)  # type: ignore[misc]
     if index + 1 < task.stop:
         worker.give(Task(task.name, index + 1, task.stop))
-
-
-__all__ = ["Campaign", "Found", "Task", "asdict", "os", "prepare_process", "run_calls", "run_campaign"]

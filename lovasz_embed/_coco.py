@@ -7,6 +7,7 @@ bbox, iscrowd}.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,10 +81,25 @@ class Extents:
         return np.concatenate([self._low, self._high - self._low])[:, 1:].T.tolist()  # type: ignore[no-any-return]
 
 
-def distinct_ids(category_ids: Sequence[int]) -> None:
-    """Raise `ValueError` where two categories share an id."""
-    if len(set(category_ids)) < len(category_ids):
-        raise ValueError(_check.message("category_ids", "be distinct", list(category_ids)))
+def image_id(value: Any) -> int | str:
+    """Return the id of a picture as JSON has it, which knows no numpy integers; `TypeError` for anything else."""
+    if isinstance(value, str):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(_check.message("image_ids", "be ints or texts", repr(value))) from None
+
+
+def distinct_ids(category_ids: Sequence[int]) -> list[int]:
+    """Return the ids; `TypeError` where one is no int, `ValueError` where two categories share one."""
+    try:
+        found = [operator.index(own) for own in category_ids]
+    except TypeError:
+        raise TypeError(_check.message("category_ids", "be a sequence of int", repr(category_ids))) from None
+    if len(set(found)) < len(found):
+        raise ValueError(_check.message("category_ids", "be distinct", found))
+    return found
 
 
 def read_annotation(
@@ -96,10 +112,12 @@ def read_annotation(
             image and segment.
         TypeError: `png` is not a uint8 array.
     """
+    if not isinstance(annotation, Mapping):
+        raise TypeError(_check.message("annotations", "hold records", type(annotation).__name__))
     image = annotation.get("image_id", "without image_id")
     if not isinstance(png, np.ndarray) or png.dtype != np.uint8:
-        got = png.dtype if isinstance(png, np.ndarray) else type(png).__name__
-        raise TypeError(_check.message("pngs", f"be uint8 arrays (image {image})", got))
+        kind = png.dtype if isinstance(png, np.ndarray) else type(png).__name__
+        raise TypeError(_check.message("pngs", f"be uint8 arrays (image {image})", kind))
     if png.ndim != 3 or png.shape[2] != 3:
         remedy = "Open the picture with .convert('RGB')."
         raise ValueError(_check.message("pngs", f"have shape (H, W, 3) (image {image})", png.shape, remedy))
@@ -109,14 +127,17 @@ def read_annotation(
     ids = rgb_to_ids(png)
     present, counts = np.unique(ids, return_counts=True)
     area_of = {int(i): int(n) for i, n in zip(present, counts, strict=True) if i != 0}
-    distinct_ids(category_ids)
-    contiguous = {int(c): k for k, c in enumerate(category_ids)}
+    contiguous = {c: k for k, c in enumerate(distinct_ids(category_ids))}
     records: dict[int, SegmentRecord] = {}
+    if not isinstance(annotation["segments_info"], (list, tuple)):
+        got = type(annotation["segments_info"]).__name__
+        raise ValueError(_check.message("annotations", f"hold segments_info as a list (image {image})", got))
     for entry in annotation["segments_info"]:
-        if not {"id", "category_id"} <= entry.keys():
-            rule = f"give each segment an id and a category_id (image {image})"
-            raise ValueError(_check.message("annotations", rule, dict(entry)))
-        segment, category = int(entry["id"]), int(entry["category_id"])
+        rule = f"give each segment an id and a category_id (image {image})"
+        try:
+            segment, category = int(entry["id"]), int(entry["category_id"])
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError):
+            raise ValueError(_check.message("annotations", rule, repr(entry)[:100])) from None
         where = f"(image {image}, segment {segment})"
         if category not in contiguous:
             raise ValueError(_check.message("annotations", f"use categories of category_ids {where}", category))
@@ -183,7 +204,7 @@ def entries(
 ) -> Iterator[dict[str, Any]]:
     """Yield what `segments_info` lists, of areas and boxes that are known."""
     if category_ids is not None:
-        distinct_ids(category_ids)
+        category_ids = distinct_ids(category_ids)
     for segment, area, box in zip(segments, extents.areas.tolist(), extents.boxes(), strict=True):
         where = f"(image {image_id}, segment {segment.id})"
         if area == 0:
@@ -191,7 +212,7 @@ def entries(
         if category_ids is not None and segment.category >= len(category_ids):
             rule = f"have an entry for each category {where}"
             raise ValueError(_check.message("category_ids", rule, f"none for category {segment.category}"))
-        category = segment.category if category_ids is None else int(category_ids[segment.category])
+        category = segment.category if category_ids is None else category_ids[segment.category]
         yield {
             "id": segment.id,
             "category_id": category,

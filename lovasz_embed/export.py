@@ -31,6 +31,7 @@ EXPORTS = ("onnx", "torch-export")
 VOID = -1
 _KEY = "lovasz_embed"  # of the settings in either file
 _OPSET = 18
+_LARGEST = 1 << 14  # pixels of a side of the example
 _OUTPUTS = ("embedding", "category")
 
 
@@ -109,6 +110,10 @@ def export_model(
     """
     _check.one_of("format", format, EXPORTS)
     settings = settings_of(model)
+    _check.is_path("path", path)
+    rule = "be a height and a width in pixels"
+    _check.is_sequence("example", example, rule, 2)
+    _check.are_numbers("example", example, rule, 2 * model.strides[-1] + 1, _LARGEST)
     path = Path(path)
     if format == "onnx":
         for module in ("onnx", "onnxscript"):
@@ -143,6 +148,7 @@ def settings_of(model: PanopticEmbedder) -> dict[str, Any]:
         >>> settings_of(model)["classes"], settings_of(model)["preparation"]["percentiles"]
         (['floor', 'cup'], (1.0, 99.8))
     """
+    _check.is_a("model", model, PanopticEmbedder, "a PanopticEmbedder")
     if not bool(model.ncm.counts.any()):
         raise ValueError(_check.message("model", "have class means", "none", "Fit it, or update model.ncm."))
     config = asdict(model.config)
@@ -230,6 +236,15 @@ class Reading:
             >>> reading.read_off(embedding, np.array([[[0, 0, 1, 1]]])).segmentation.tolist()
             [[[1, 1, 2, 2]]]
         """
+        for name, array, kinds in (("embedding", embedding, "f"), ("category", category, "iu")):
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.dtype.itemsize > 8:
+                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                kind = "floats" if kinds == "f" else "integers"
+                raise TypeError(_check.message(name, f"be an array of {kind}", got))
+        if embedding.ndim < 3 or category.shape != (len(embedding), *embedding.shape[2:]):
+            got_shapes = f"{embedding.shape} and {category.shape}"
+            raise ValueError(_check.message("embedding and category", "be (B, D, H, W) and (B, H, W)", got_shapes))
+        embedding, category = (own.astype(own.dtype.newbyteorder("=")) for own in (embedding, category))
         values, semantic = torch.from_numpy(np.array(embedding)), torch.from_numpy(np.array(category)).long()
         _check.is_bool("vote", self.vote)
         is_thing = torch.isin(semantic, torch.tensor(self.things, dtype=torch.long))
@@ -301,6 +316,15 @@ class ExportedModel:
 
     def run(self, picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return embedding (B, D, H, W) and categories (B, H, W) of prepared pictures (B, 3, H, W)."""
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.float32:
+            got = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise TypeError(_check.message("picture", "be a float32 array", got, "`prepare` makes it."))
+        least = self.settings["stride"]
+        sides_fit = picture.ndim == 4 and picture.shape[1] == 3 and min(picture.shape[2:]) > least
+        if not sides_fit or not len(picture):
+            rule = f"have shape (B, 3, H, W), B at least 1 and sides of more than {least} pixels"
+            raise ValueError(_check.message("picture", rule, picture.shape))
+        picture = np.ascontiguousarray(picture) if min(picture.strides) >= 0 else picture.copy()
         if self._session is not None:
             embedding, category = self._session.run(list(_OUTPUTS), {"picture": picture})
             return embedding, category
@@ -314,7 +338,8 @@ class ExportedModel:
         Raises:
             ValueError: If the picture is not uint8 (H, W, 3), or a side is not larger than the coarsest stride.
         """
+        picture = prepare(image)
         stride = self.settings["stride"]
         if min(image.shape[:2]) <= stride:
             raise ValueError(_check.message("image", f"have sides of more than {stride} pixels", image.shape[:2]))
-        return self.reading.read_off(*self.run(prepare(image)[None].numpy()))
+        return self.reading.read_off(*self.run(picture[None].numpy()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from lovasz_embed import _check
 from lovasz_embed._ops.segment_sums import segment_sums
 from lovasz_embed.panoptic import PanopticResult, Segment
+from lovasz_embed.panoptic.result import is_result
 
 Means = NDArray[np.float64]
 
@@ -85,8 +87,7 @@ class Tracker:
 
     def __init__(self, *, gate: float, memory: int = 5) -> None:
         _check.positive("gate", gate)
-        if isinstance(memory, bool) or not isinstance(memory, int):
-            raise TypeError(_check.message("memory", "be an int, in frames", type(memory).__name__))
+        _check.is_int("memory", memory, rule="be an int, in frames")
         if memory < 0:
             raise ValueError(_check.message("memory", "be 0 or more frames", memory))
         self.gate, self.memory = gate, memory
@@ -241,14 +242,22 @@ def track(
     argument, given = ("embeddings", embeddings) if means is None else ("means", means)
     assert given is not None
     if isinstance(given, Tensor) and means is None:
+        _check.is_embedding("embeddings", given)
         given = [given[frame : frame + 1] for frame in range(len(given))]
     frames = []
-    for result, values in zip_longest(results, given):
+    for result, values in zip_longest(_each("results", results), _each(argument, given)):
         if result is None or values is None:
             got = "fewer" if values is None else "more"
             raise ValueError(_check.message(argument, "hold one entry per frame", got))
         frames.append(tracker.update(result, values) if means is None else tracker.update(result, means=values))
     return frames
+
+
+def _each(argument: str, values: Iterable[Any]) -> Iterator[Any]:
+    try:
+        return iter(values)
+    except TypeError:
+        raise TypeError(_check.message(argument, "hold one entry per frame", type(values).__name__)) from None
 
 
 def segment_means(result: PanopticResult, embedding: Tensor) -> tuple[Tensor, ...]:
@@ -314,7 +323,9 @@ def _renamed(result: PanopticResult, index: Tensor, ids: Sequence[int]) -> Panop
 
 
 def _check_embedding(result: PanopticResult, embedding: Tensor) -> None:
+    is_result("result", result)
     _check.is_embedding("embedding", embedding)
+    _check.has_values("embedding", embedding)
     spatial = tuple(result.segmentation.shape[1:])
     shape = (len(result), embedding.shape[1], *spatial)
     _check.same_shape("embedding", embedding, shape, "result (B, *spatial)")
@@ -323,6 +334,7 @@ def _check_embedding(result: PanopticResult, embedding: Tensor) -> None:
 def _checked_means(means: Tensor | None, segments: int) -> Means:
     assert means is not None
     _check.is_floating("means", means)
+    _check.has_values("means", means)
     if means.ndim != 2 or len(means) != segments or means.shape[1] < 1:
         rule = f"have shape ({segments}, D), a row per segment"
         raise ValueError(_check.message("means", rule, tuple(means.shape)))

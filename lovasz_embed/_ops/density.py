@@ -74,7 +74,7 @@ def cluster_picture_by_density(
     whole = found.whole()
     centres, variances = picture.measure(parts, whole.means[origin], sizes)
     separation = found.separation(picture.class_count)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         compact = np.nan_to_num(variances / whole.extents[origin] ** 2, posinf=1.0)  # 0 / 0: all pixels are alike
     return PictureClusters(
         labels=parts,

@@ -17,6 +17,7 @@ Ints = NDArray[np.int64]
 Map = Callable[[Callable[[int], Any], range], list[Any]]
 
 _NEIGHBOURS = 32  # of each centre, among which the nearest centre of a pixel is sought before all are
+_LEAST = 1e-150  # distances below have squares that float64 does not tell from 0
 _CHUNK = 65_536  # pixels per task: a fixed size, so that the order of sums does not depend on the threads
 
 
@@ -126,7 +127,10 @@ class Picture:
 
     def rounding(self, points: NDArray[np.float64]) -> float:
         """Return the distance below which two points are equal but for the rounding of the embedding."""
-        return 4 * float(np.finfo(self.planar.dtype).eps) * float(np.abs(points).max(initial=0.0))
+        kind = np.finfo(self.planar.dtype)
+        # Among subnormal numbers the product is 0; the square of a distance must not be.
+        least = max(float(kind.tiny), _LEAST)
+        return max(4 * float(kind.eps) * float(np.abs(points).max(initial=0.0)), least)
 
     def points(self, pixels: Ints) -> NDArray[np.float64]:
         """Return the embeddings of some pixels, (n, D)."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
-from lovasz_embed._check import is_labels, message
+from lovasz_embed._check import is_int, is_label, is_labels, message
 
 
 def as_labels(argument: str, labels: Tensor) -> Tensor:
@@ -25,6 +28,24 @@ def plain(tensor: Tensor) -> Tensor:
     if kind is Tensor or kind.__torch_function__ is torch._C._disabled_torch_function_impl:  # a Parameter, say
         return tensor
     return tensor.as_subclass(Tensor)
+
+
+def thing_categories(things: Collection[int]) -> frozenset[int]:
+    """Return `things` as a set of ints, or raise `TypeError`.
+
+    >>> sorted(thing_categories([3, 1]))
+    [1, 3]
+    """
+    rule, remedy = "be a collection of category ids", "For example {11, 12, 13}."
+    if isinstance(things, (str, bytes)):
+        raise TypeError(message("things", rule, repr(things), remedy))
+    try:
+        found = frozenset(operator.index(category) for category in things)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor without values
+        raise TypeError(message("things", rule, repr(things), remedy)) from None
+    for category in found:
+        is_label("things", category)
+    return found
 
 
 def is_ignored(labels: Tensor, ignore_index: int | None) -> Tensor:
@@ -48,6 +69,8 @@ def labels_in_range(argument: str, labels: Tensor, num_classes: int, ignore_inde
     Looking at values makes the host wait for an accelerator and breaks a graph: only eager CPU tensors are
     looked at.
     """
+    if ignore_index is not None:
+        is_int("ignore_index", ignore_index, rule="be an int or None")
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or not labels.numel():
         return
     if labels.dtype == torch.bool and num_classes >= 2:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import mode_kernels, sweep_kernels
 from .components import connected_components
 from .margin_centres import Centres
-from .margin_crowd import crowding, evenly
+from .margin_crowd import crowding, evenly, spread
 from .margin_sweep import Sweep, Totals, Units
 
 Floats = NDArray[np.floating]
@@ -159,7 +159,7 @@ def _first_centres(sweep: Sweep, shape: tuple[int, ...], radius: float, limit: f
     """Find modes among a lattice of pixels, move them to the mean of their pixels, and label every pixel."""
     points, owners = _lattice(sweep, shape)
     # The coordinate that tells most pixels apart tells most centres apart.
-    axis = int(np.argmax(points.var(1))) if len(owners) else 0
+    axis = int(np.argmax(spread(points))) if len(owners) else 0
     nothing = Centres(np.empty((0, len(sweep.planar))), np.empty(0, np.int64), sweep.class_count, axis)
     # What is refused here, if it is few, has another chance among all that is left.
     sure = points.shape[1] // _FEW
@@ -368,7 +368,7 @@ def _modes(
     dimensions, n = points.shape
     if n == 0:
         return known[:0], 0
-    axis = int(np.argmax(points.var(1)))
+    axis = int(np.argmax(spread(points)))
     points = points[:, np.argsort(points[axis], kind="stable")]
     owner, leaders = np.empty(n, np.int64), np.empty_like(points)
     count = mode_kernels.choose_leaders(points, axis, radius, owner, leaders)

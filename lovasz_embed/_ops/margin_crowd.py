@@ -34,7 +34,7 @@ def crowding(
     chosen = np.arange(points.shape[1])
     if not len(chosen):
         return chosen, np.zeros(0, np.int32)
-    points = points[np.argsort(-points.var(1), kind="stable")]  # the grid sees the widest coordinates
+    points = points[np.argsort(-spread(points), kind="stable")]  # the grid sees the widest coordinates
     axes = min(len(points), _AXES)
     bits = _BITS[axes - 1]
     while True:
@@ -57,6 +57,13 @@ def crowding(
 
     run(count, range(0, lines, size))
     return chosen, counts
+
+
+def spread(points: Floats) -> Floats:
+    """Return how widely the points (D, n) lie along each axis, (D,); Inf or NaN where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        along: Floats = points.var(1)
+    return along
 
 
 def evenly(count: int, chosen: int) -> NDArray[np.intp]:

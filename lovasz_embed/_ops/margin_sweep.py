@@ -35,7 +35,8 @@ class Units:
         most = float(np.finfo(dtype).max) / 4
         bound = np.abs(means).max(1, initial=0.0) + limit
         scale = np.minimum(np.exp2(bits - np.ceil(np.log2(bound))), most)
-        fine = min(2.0 ** (bits - np.ceil(2 * np.log2(limit))), most)
+        with np.errstate(over="ignore"):
+            fine = min(2.0 ** (bits - np.ceil(2 * np.log2(limit))), most)
         return cls(scale, fine)
 
 

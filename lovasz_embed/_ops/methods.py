@@ -13,8 +13,7 @@ def check_method(method: str, bins: int | None) -> None:
     _check.one_of("method", method, METHODS)
     if bins is None:
         return
-    if isinstance(bins, bool) or not isinstance(bins, int):
-        raise TypeError(_check.message("bins", "be an int or None", type(bins).__name__))
+    _check.is_int("bins", bins, rule="be an int or None")
     if not 8 <= bins <= 2**16 or bins & (bins - 1):
         raise ValueError(_check.message("bins", "be a power of two from 8 to 65536", bins))
     if method != "binned":

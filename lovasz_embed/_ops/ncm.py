@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ def nearest_mean(
         ignore_index: what a pixel without a class gets.
         impl: "auto", "reference", "numba" or "triton".
     """
+    _check.is_label("ignore_index", ignore_index)
     graph = torch.compiler.is_compiling() or type(embedding) not in (Tensor, torch.nn.Parameter)
     # In a graph, the matrix product, which a compiler can look into and every exporter knows.
     impl = "reference" if graph and impl == "auto" else engine_for(impl, embedding.device)
@@ -108,14 +109,15 @@ def looked_at_of(dims: Sequence[int] | None, means: Tensor) -> Tensor:
     return torch.tensor([d in dims for d in range(width)], device=means.device)
 
 
-def check_dims(dims: Any, width: int, argument: str = "dims") -> None:
-    """Raise unless `dims` names some of `width` dimensions, each once, or is None."""
+def check_dims(dims: Any, width: int | None, argument: str = "dims") -> None:
+    """Raise unless `dims` names some of `width` dimensions, each once, or is None; a width of None is not known yet."""
     if dims is None:
         return
-    if not isinstance(dims, Collection) or any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
+    if not isinstance(dims, (Sequence, Set)) or any(isinstance(d, bool) or not isinstance(d, int) for d in dims):
         raise TypeError(_check.message(argument, "be a sequence of int or None", repr(dims)))
-    if not dims or len(set(dims)) < len(dims) or min(dims) < 0 or max(dims) >= width:
-        rule = f"name at least one of the dimensions 0 to {width - 1}, each once"
+    if not len(dims) or len(set(dims)) < len(dims) or min(dims) < 0 or (width is not None and max(dims) >= width):
+        known = "" if width is None else f" to {width - 1}"
+        rule = f"name at least one of the dimensions 0{known or ' and above'}, each once"
         raise ValueError(_check.message(argument, rule, dims))
 
 

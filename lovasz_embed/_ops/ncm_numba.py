@@ -90,7 +90,8 @@ class _Given(NamedTuple):
 
 
 def _prepare(means: Tensor, offset: Tensor | None, looked_at: Tensor, dtype: np.dtype[Any]) -> _Given:
-    centre = ncm.middle(means, looked_at).numpy().astype(dtype)
+    with np.errstate(all="ignore"):  # what overflows is Inf, here and below
+        centre = ncm.middle(means, looked_at).numpy().astype(dtype)
     shift = np.zeros(len(means)) if offset is None else offset.detach().double().numpy()
     present = np.flatnonzero(means.isfinite().all(1).numpy() & (shift > -math.inf))  # which NaN is not
     shift = shift[present]
@@ -111,10 +112,10 @@ def _prepare(means: Tensor, offset: Tensor | None, looked_at: Tensor, dtype: np.
             (columns + 8) * unit,
             np.finfo(dtype).max,
         ]
-    return _Given(
-        present, centre, looked_at.numpy().astype(dtype), weight, bias.astype(dtype), shift.astype(dtype),
-        np.array(slack, dtype), 2 * away, bias,
-    )  # fmt: skip
+        return _Given(
+            present, centre, looked_at.numpy().astype(dtype), weight, bias.astype(dtype), shift.astype(dtype),
+            np.array(slack, dtype), 2 * away, bias,
+        )  # fmt: skip
 
 
 def _tasks(picture: Tensor, target: Array) -> Iterator[tuple[Array, int, int, Array]]:

@@ -328,7 +328,7 @@ def _outer_radius(level: HingeLevel) -> Array:
     """Return the distance from which on a negative costs nothing, for every node."""
     radius2 = level.radius2.astype(np.float64)
     if level.gaussian:
-        outer: Array = np.sqrt(radius2 * np.log2(2 / max(level.cut, 2e-37)))
+        outer: Array = np.sqrt(radius2 * max(np.log2(2 / max(level.cut, 2e-37)), 0.0))
     else:
         outer = np.sqrt(radius2 + level.margin2)
     return outer

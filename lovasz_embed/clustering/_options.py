@@ -50,8 +50,7 @@ class Options:
             _check.non_negative("min_fresh", self.min_fresh)
             if self.min_fresh >= 1:
                 raise ValueError(_check.message("min_fresh", "be below 1", self.min_fresh))
-        if isinstance(self.min_size, bool) or not isinstance(self.min_size, int):
-            raise TypeError(_check.message("min_size", "be an int, in pixels", type(self.min_size).__name__))
+        _check.is_int("min_size", self.min_size, most=_check.MOST_PIXELS, rule="be an int, in pixels")
         if self.min_size < 1:
             raise ValueError(_check.message("min_size", "be at least 1 pixel", self.min_size))
         _check.is_bool("connected", self.connected)
@@ -88,11 +87,12 @@ class Options:
 
     def of_picture(self, b: int) -> dict[str, Any]:
         """Return what the method's function is told about picture b."""
-        options: dict[str, Any] = {"radius": self.radius, "min_size": self.min_size, "connected": self.connected}
+        radius, reach = (None if own is None else float(own) for own in (self.radius, self.reach))
+        options: dict[str, Any] = {"radius": radius, "min_size": self.min_size, "connected": self.connected}
         if self.method == "margin":
-            options["reach"] = self.radius if self.reach is None else self.reach
+            options["reach"] = radius if reach is None else reach
         elif self.method == "density":
-            options["reach"] = self.reach
+            options["reach"] = reach
         else:
             assert self.seeds is not None, "checked"
             nothing = np.empty((0, self.seeds[b].numel()), np.float32)

@@ -31,7 +31,7 @@ def as_tensor(argument: str, value: Tensor | NDArray[Any] | None) -> Tensor | No
         return value
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
     if any(stride < 0 for stride in native.strides):  # a flipped view
-        native = np.ascontiguousarray(native)
+        native = native.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)  # nothing here writes
         try:

@@ -103,7 +103,8 @@ def estimate_radius(embedding: Tensor | NDArray[Any], mask_or_labels: Tensor | N
             found = cluster_embeddings(embedding, mask_or_labels, method="density")
         near, typical = _spreads(embedding, found)
         apart = _separation(found)
-        radius = 3 * near if apart == math.inf else max(apart / 2, 1.25 * typical)
+        alone = 3 * near if near > _rounding(found) else 1.0  # what is left may be alike as well
+        radius = alone if apart == math.inf else max(apart / 2, 1.25 * typical)
     guaranteed = 2 * spread < radius < separation - 2 * spread
     return RadiusEstimate(radius, spread, separation, clusters, guaranteed)
 

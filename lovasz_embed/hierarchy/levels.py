@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lovasz_embed import _check
 from lovasz_embed._ops.host_numbers import among
+from lovasz_embed._ops.labels import thing_categories
+from lovasz_embed._ops.ncm import check_dims
 from lovasz_embed._ops.nodes import IGNORED, NO_NODE
 
 MARGIN_RATIO = math.sqrt(0.8)
@@ -51,6 +53,10 @@ class Level:
     def __post_init__(self) -> None:
         """Check what can be checked without the embedding."""
         _check.is_labels("labels", self.labels)
+        check_dims(self.dims, None)
+        _check.is_bool("per_picture", self.per_picture)
+        if not isinstance(self.name, str):
+            raise TypeError(_check.message("name", "be a text", type(self.name).__name__))
         _check.positive("radius", self.radius)
         _check.non_negative("weight", self.weight)
         if self.margin is not None:
@@ -61,6 +67,7 @@ class Level:
         if self.bandwidth is not None:
             _check.is_floating("bandwidth", self.bandwidth)
             _check.same_shape("bandwidth", self.bandwidth, tuple(self.labels.shape), "labels")
+            _check.same_device("bandwidth", self.bandwidth, self.labels.device, "labels")
 
     @property
     def inner_radius(self) -> float:
@@ -130,6 +137,11 @@ def panoptic_levels(
     _check.is_labels("instance", instance)
     _check.same_shape("instance", instance, tuple(semantic.shape), "semantic")
     _check.same_device("instance", instance, semantic.device, "semantic")
+    _check.is_label("ignore_index", ignore_index)
+    for name, pair in (("radii", radii), ("margins", margins), ("weights", weights)):
+        _check.is_sequence(name, pair, "be two numbers, for the category and the instance level", 2)
+    for radius in radii:
+        _check.positive("radii", radius)
     if radii[0] <= radii[1]:
         raise ValueError(_check.message("radii", "fall from the category to the instance level", radii))
     semantic, instance = semantic.long(), instance.long()
@@ -138,8 +150,9 @@ def panoptic_levels(
     if crowd is not None:
         _check.is_labels("crowd", crowd)
         _check.same_shape("crowd", crowd, tuple(semantic.shape), "semantic")
+        _check.same_device("crowd", crowd, semantic.device, "semantic")
         crowd = crowd.bool()
-    is_thing = among(semantic, sorted(things)) & ~void
+    is_thing = among(semantic, sorted(thing_categories(things))) & ~void
     untold = is_thing & (instance == 0)
     if crowd is not None:
         untold = untold | (is_thing & crowd)

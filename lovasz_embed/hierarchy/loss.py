@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lovasz_embed import _check
 from lovasz_embed._ops.engines import IMPLEMENTATIONS, check_engine, engine_for
-from lovasz_embed._ops.labels import plain
+from lovasz_embed._ops.labels import as_labels, plain
 from lovasz_embed._ops.methods import bins_of, check_method
+from lovasz_embed._ops.ncm import check_dims
 from lovasz_embed._ops.reference import at_least_float32
 from lovasz_embed._ops.tree_hinge import KERNELS, TreeLevel, tree_hinge
 from lovasz_embed.hierarchy.class_terms import class_terms
@@ -138,13 +139,7 @@ def hierarchical_lovasz_hinge(
         The kernels, margins and defaults are ours; see docs/faithfulness.md.
     """
     _check_arguments(embedding, levels, kernel, negatives, truncation, impl, method, bins)
-    for name, weight in (
-        ("pull_weight", pull_weight),
-        ("ncm_weight", ncm_weight),
-        ("norm_weight", norm_weight),
-    ):
-        _check.non_negative(name, weight)
-    _check.positive("ncm_temperature", ncm_temperature)
+    _check_weights(pull_weight, ncm_weight, norm_weight, ncm_temperature)
     if pull_weight and class_means is None:
         raise ValueError(_check.message("class_means", "be given where pull_weight is above 0", None))
     engine = engine_for(impl, embedding.device)
@@ -155,9 +150,9 @@ def hierarchical_lovasz_hinge(
         tree = [
             TreeLevel(
                 plain(level.labels).flatten(1),
-                level.radius,
-                level.margin2,
-                level.weight,
+                float(level.radius),
+                float(level.margin2),
+                float(level.weight),
                 level.per_picture,
                 level.dims,
                 None if level.bandwidth is None else level.bandwidth.flatten(1),
@@ -177,10 +172,10 @@ def hierarchical_lovasz_hinge(
             flat,
             tree[0],
             class_means,
-            pull_weight=pull_weight,
-            ncm_weight=ncm_weight,
-            ncm_temperature=ncm_temperature,
-            norm_weight=norm_weight,
+            pull_weight=float(pull_weight),
+            ncm_weight=float(ncm_weight),
+            ncm_temperature=float(ncm_temperature),
+            norm_weight=float(norm_weight),
             engine=engine,
         )
         total = total + more
@@ -212,6 +207,7 @@ class HierarchicalLovaszHinge(nn.Module):
     ) -> None:
         super().__init__()
         _check_options(kernel, negatives, truncation, impl, method, bins)
+        _check_weights(pull_weight, ncm_weight, norm_weight, ncm_temperature)
         self.kernel = kernel
         self.negatives = negatives
         self.pull_weight = pull_weight
@@ -256,7 +252,14 @@ def _cut(kernel: str, truncation: float | None) -> float:
     """Return the error up to which negatives are left out."""
     if kernel == "margin":
         return 0.0
-    return 2.0**-48 if truncation is None else truncation
+    return 2.0**-48 if truncation is None else float(truncation)
+
+
+def _check_weights(pull_weight: float, ncm_weight: float, norm_weight: float, ncm_temperature: float) -> None:
+    _check.non_negative("pull_weight", pull_weight)
+    _check.non_negative("ncm_weight", ncm_weight)
+    _check.non_negative("norm_weight", norm_weight)
+    _check.positive("ncm_temperature", ncm_temperature)
 
 
 def _check_options(
@@ -289,6 +292,7 @@ def _check_arguments(
     _check.is_embedding("embedding", embedding)
     _check_options(kernel, negatives, truncation, impl, method, bins)
     check_engine(impl, embedding.device, "embedding")
+    _check.is_sequence("levels", levels, "be a sequence of Level")
     if not levels:
         raise ValueError(_check.message("levels", "hold at least one Level", "none"))
     for number, level in enumerate(levels):
@@ -298,9 +302,7 @@ def _check_arguments(
         expected = (embedding.shape[0], *embedding.shape[2:])
         _check.same_shape(f"{name}.labels", level.labels, expected, "embedding")
         _check.same_device(f"{name}.labels", level.labels, embedding.device, "embedding")
-        if level.dims is not None and not all(0 <= d < embedding.shape[1] for d in level.dims):
-            rule = f"lie in 0 ... {embedding.shape[1] - 1}"
-            raise ValueError(_check.message(f"{name}.dims", rule, level.dims))
+        check_dims(level.dims, embedding.shape[1], f"{name}.dims")
         if level.bandwidth is not None and kernel != "gaussian":
             remedy = "Use kernel='gaussian', or drop it."
             raise ValueError(_check.message(f"{name}.bandwidth", "be None for kernel='margin'", "a tensor", remedy))
@@ -308,3 +310,10 @@ def _check_arguments(
             _check.same_device(f"{name}.bandwidth", level.bandwidth, embedding.device, "embedding")
     if embedding.device.type == "cpu" and not torch.compiler.is_compiling():
         _check.all_finite("embedding", embedding)
+        for number, level in enumerate(levels):
+            if level.bandwidth is not None:
+                width = level.bandwidth.detach()
+                wrong = ~((width > 0) & width.isfinite()) & (as_labels("labels", level.labels) >= 0)
+                if bool(wrong.any()):
+                    rule = "be finite and above 0 in every pixel of a node"
+                    raise ValueError(_check.message(f"levels[{number}].bandwidth", rule, float(width[wrong][0])))

@@ -85,12 +85,15 @@ def check_options(
     group: ProcessGroup | None,
 ) -> None:
     """Raise on an option that does not exist, or does not go with the others."""
-    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
-        raise TypeError(_check.message("ignore_index", "be an int or None", type(ignore_index).__name__))
+    if ignore_index is not None:
+        _check.is_int("ignore_index", ignore_index, rule="be an int or None")
     _check.one_of("reduction", reduction, _REDUCTIONS)
+    _check.is_bool("per_image", per_image)
     _check.one_of("impl", impl, IMPLEMENTATIONS)
     check_method(method, bins)
     if group is not None:
+        if not isinstance(group, ProcessGroup):
+            raise TypeError(_check.message("group", "be a process group or None", type(group).__name__))
         if method != "binned":
             remedy = "Use method='binned': counts add up over processes, orders do not."
             raise ValueError(_check.message("group", f"be None for method={method!r}", "a process group", remedy))

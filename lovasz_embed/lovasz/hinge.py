@@ -88,6 +88,7 @@ def lovasz_hinge(
         "The Lovász-Softmax loss", CVPR 2018.
     """
     check_options(ignore_index, reduction, per_image, impl, method, bins, group)
+    _check.is_bool("multilabel", multilabel)
     layout = "(B, C, *spatial)" if multilabel else "(B, *spatial)"
     check_input(input, 2 if multilabel else 1, layout, impl)
     target = as_labels("target", target)
@@ -138,6 +139,7 @@ class LovaszHinge(nn.Module):
     ) -> None:
         super().__init__()
         check_options(ignore_index, reduction, per_image, impl, method, bins, group)
+        _check.is_bool("multilabel", multilabel)
         self.per_image = per_image
         self.multilabel = multilabel
         self.ignore_index = ignore_index

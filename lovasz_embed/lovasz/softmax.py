@@ -205,8 +205,9 @@ def _check_classes(classes: Classes, num_classes: int | None = None) -> None:
     if isinstance(classes, str):
         _check.one_of("classes", classes, ("present", "all"))
         return
+    rule = 'be "present", "all" or a sequence of class ids (int)'
+    _check.is_sequence("classes", classes, rule)
     if any(isinstance(c, bool) or not isinstance(c, int) for c in classes):
-        rule = 'be "present", "all" or a sequence of class ids (int)'
         raise TypeError(_check.message("classes", rule, repr(classes)))
     if not classes or len(set(classes)) < len(classes) or min(classes) < 0:
         raise ValueError(_check.message("classes", "name at least one class, each once, 0 or above", classes))
@@ -216,6 +217,8 @@ def _check_classes(classes: Classes, num_classes: int | None = None) -> None:
 
 def _check_weight(weight: Tensor, num_classes: int | None = None, device: torch.device | None = None) -> None:
     _check.is_floating("weight", weight)
+    if weight.ndim != 1:
+        raise ValueError(_check.message("weight", "have shape (C,)", tuple(weight.shape)))
     if num_classes is not None:
         _check.same_shape("weight", weight, (num_classes,), "the channels of input")
     if device is not None:

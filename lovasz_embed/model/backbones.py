@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lovasz_embed import _check
 from lovasz_embed.model.config import BACKBONES, EFFICIENTNET
 from lovasz_embed.model.efficientnet import EfficientNetLite0, load_imagenet
-from lovasz_embed.model.layers import ConvEncoder
+from lovasz_embed.model.layers import ConvEncoder, check_picture, check_widths
 
 _GREY = (0.5, 0.5, 0.5)
 _DRY_RUN = 128  # side of the picture that finds channels and strides; beyond the coarsest stride of usual networks
@@ -72,6 +72,13 @@ class AdaptedBackbone(nn.Module):
         std: Sequence[float] = _GREY,
     ) -> None:
         super().__init__()
+        _check.is_a("body", body, nn.Module, "a torch.nn.Module")
+        if outputs is not None:
+            _check.is_sequence("outputs", outputs, "be positions or names of maps, or None")
+        if widths is not None:
+            check_widths(widths)
+        if stride is not None:
+            _check.is_int("stride", stride, 1, _DRY_RUN)
         if stride is not None and widths is None:
             raise ValueError(_check.message("widths", "be given where stride is", None))
         self.body = body.eval()
@@ -80,7 +87,9 @@ class AdaptedBackbone(nn.Module):
         scale, shift = _affine(mean, std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
+        self._least = 1  # pixels of a side
         channels, strides = self._dry_run()
+        self._least = strides[-1]
         wanted = strides
         if widths is not None:
             finest = strides[0] if stride is None else stride
@@ -106,6 +115,7 @@ class AdaptedBackbone(nn.Module):
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Return the feature maps of prepared pictures (B, 3, H, W), finest first."""
+        check_picture(picture, self.scale, self._least)
         found = self._maps(picture)
         maps = [lateral(found[own]) for own, lateral in zip(self._taken, self.laterals, strict=True)]
         return maps if self.detail is None else [*self.detail(picture), *maps]
@@ -178,6 +188,9 @@ def build_backbone(name: str, widths: Sequence[int], stride: int, *, pretrained:
         (4, 8, 16)
     """
     _check.one_of("backbone", name, BACKBONES)
+    check_widths(widths)
+    _check.is_int("stride", stride, 1)
+    _check.is_bool("pretrained", pretrained)
     if name == EFFICIENTNET:
         network = EfficientNetLite0()
         body = load_imagenet(network) if pretrained else network
@@ -191,8 +204,12 @@ def build_backbone(name: str, widths: Sequence[int], stride: int, *, pretrained:
 def _affine(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return factor and summand that take -1 ... 1 to a body's own normalisation."""
     for name, values in (("mean", mean), ("std", std)):
+        rule = "hold three numbers, for red, green and blue"
+        _check.is_sequence(name, values, rule)
         if len(values) != 3:
-            raise ValueError(_check.message(name, "hold three numbers, for red, green and blue", tuple(values)))
+            raise ValueError(_check.message(name, rule, tuple(values)))
+        for value in values:
+            _check.between(name, value, -1e6, 1e6, f"{rule}, below a million")
     for value in std:
         _check.positive("std", value)
     middle, width = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)

@@ -12,7 +12,7 @@ from lovasz_embed._json import read_json
 COORDINATES = ("added", "fed", "none")
 EFFICIENTNET = "efficientnet-lite0"
 BACKBONES = ("conv", EFFICIENTNET)
-_MOST_WIDTHS, _WIDEST, _MOST_DIMS = 12, 1 << 16, 4096
+MOST_WIDTHS, WIDEST, _MOST_DIMS = 12, 1 << 16, 4096
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class ModelConfig:
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise TypeError(_check.message(name, "be a whole number", repr(getattr(self, name))))
         # Beyond these no network is meant, and what counts up to them would fill the memory.
-        if len(self.widths) > _MOST_WIDTHS or not all(1 <= width <= _WIDEST for width in self.widths):
-            rule = f"be at most {_MOST_WIDTHS} numbers from 1 to {_WIDEST}"
+        if len(self.widths) > MOST_WIDTHS or not all(1 <= width <= WIDEST for width in self.widths):
+            rule = f"be at most {MOST_WIDTHS} numbers from 1 to {WIDEST}"
             raise ValueError(_check.message("widths", rule, self.widths))
-        for name, most in (("dims", _MOST_DIMS), ("reduction", _WIDEST)):
+        for name, most in (("dims", _MOST_DIMS), ("reduction", WIDEST)):
             if getattr(self, name) > most:
                 raise ValueError(_check.message(name, f"be at most {most}", getattr(self, name)))
         if self.reduction < 1:

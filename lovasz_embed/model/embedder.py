@@ -22,13 +22,15 @@ from lovasz_embed._atomic import write_atomically
 from lovasz_embed.hierarchy import Level, panoptic_levels
 from lovasz_embed.model.backbones import build_backbone
 from lovasz_embed.model.config import ModelConfig, read_config
-from lovasz_embed.model.layers import ConvEncoder, double
+from lovasz_embed.model.layers import ConvEncoder, check_picture, double
 from lovasz_embed.model.preparing import Picture, Stretch
 from lovasz_embed.panoptic import PanopticResult, Window, segment, segment_tiles
+from lovasz_embed.panoptic.tiles import check_tiles
 from lovasz_embed.prototypes import NearestClassMean
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_MOST_SIDE = 1 << 24  # pixels
 _BEYOND = 32  # pixels with the right embedding around a tile
 
 
@@ -50,6 +52,13 @@ class PanopticEmbedder(nn.Module):
 
     def __init__(self, config: ModelConfig, backbone: nn.Module | None = None, *, pretrained: bool = False) -> None:
         super().__init__()
+        _check.is_a("config", config, ModelConfig, "a ModelConfig")
+        _check.is_bool("pretrained", pretrained)
+        if backbone is not None:
+            _check.is_a("backbone", backbone, nn.Module, "a torch.nn.Module or None")
+            if not (hasattr(backbone, "channels") and hasattr(backbone, "strides")):
+                got, remedy = type(backbone).__name__, "AdaptedBackbone makes one of a network."
+                raise TypeError(_check.message("backbone", "have channels and strides", got, remedy))
         if pretrained and backbone is not None:
             remedy = "Load its weights before."
             raise ValueError(_check.message("pretrained", "be False for a backbone of your own", True, remedy))
@@ -85,6 +94,8 @@ class PanopticEmbedder(nn.Module):
             pixels: Rows and columns of `picture` to return, two integer tensors; None is all. Training that looks at
                 some pixels alone need not write the others.
         """
+        check_picture(picture, self.head.weight)
+        _check_window(at, of, pixels)
         height, width = picture.shape[-2:]
         stride = self.strides[-1]
         padded = F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate")
@@ -100,7 +111,11 @@ class PanopticEmbedder(nn.Module):
         pixels: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Embed pictures whose sides are multiples of the coarsest stride, which `forward` takes care of."""
+        check_picture(picture, self.head.weight)
         stride = self.strides[-1]
+        if not torch.compiler.is_compiling() and any(side % stride for side in picture.shape[-2:]):
+            rule = f"have sides that are multiples of {stride}, the coarsest stride"
+            raise ValueError(_check.message("picture", rule, tuple(picture.shape)))
         reduction = self.config.reduction
         maps = self.backbone(F.avg_pool2d(picture, reduction) if reduction > 1 else picture)
         x = maps[-1]
@@ -182,6 +197,7 @@ class PanopticEmbedder(nn.Module):
                 which = "an own backbone" if self.own_backbone else f"backbone={self.config.backbone!r}"
                 raise ValueError(_check.message("overlap", f"be given for {which}", None))
             overlap = -(-(self.context + _BEYOND) // stride) * stride
+        check_tiles(tile, overlap, stride)
         stretch = Stretch.of(image)
         size = (image.shape[0], image.shape[1])
         if self.context is not None and overlap < self.context and max(size) > tile:
@@ -224,6 +240,10 @@ class PanopticEmbedder(nn.Module):
         Raises:
             ValueError: If no class mean is known yet.
         """
+        _check.is_embedding("embedding", embedding)
+        if embedding.shape[1] != self.config.dims:
+            rule = f"have {self.config.dims} dimensions, those of the model"
+            raise ValueError(_check.message("embedding", rule, tuple(embedding.shape)))
         return segment(embedding, **self._reading())
 
     def _reading(self) -> dict[str, Any]:
@@ -270,6 +290,7 @@ class PanopticEmbedder(nn.Module):
         """
         from safetensors.torch import save
 
+        _check.is_path("folder", folder)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {**asdict(self.config), "own_backbone": self.own_backbone}
@@ -293,6 +314,7 @@ class PanopticEmbedder(nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        _check.is_path("folder", folder)
         folder = Path(folder)
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
@@ -337,6 +359,21 @@ def _must_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...
             raise ValueError(f"{name} {got} in the place of {here or 'none'}")
         if there.is_complex() or not bool(torch.isfinite(there).all()):
             raise ValueError(f"{name} with NaN or Inf")
+
+
+def _check_window(at: tuple[int, int], of: tuple[int, int] | None, pixels: tuple[Tensor, Tensor] | None) -> None:
+    """Raise where the place of a window, or the pixels asked for, are none."""
+    if torch.compiler.is_compiling():
+        return
+    for name, pair in (("at", at), ("of", of)):
+        if pair is not None or name == "at":
+            rule = "be two numbers of pixels, along the rows and the columns"
+            _check.is_sequence(name, pair, rule, 2)
+            _check.are_numbers(name, pair, rule, 0, _MOST_SIDE)
+    if pixels is not None:
+        _check.is_sequence("pixels", pixels, "be the rows and the columns, two integer tensors", 2)
+        for own in pixels:
+            _check.is_labels("pixels", own)
 
 
 def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int] | None) -> Tensor:

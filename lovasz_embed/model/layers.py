@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lovasz_embed import _check
+from lovasz_embed.model.config import MOST_WIDTHS, WIDEST
+
+_MOST_STRIDE = 256
+
 
 class ConvEncoder(nn.Module):
     """A plain convolutional encoder: pictures (B, 3, H, W) to feature maps, each half the size of the one before.
@@ -21,6 +26,8 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, widths: Sequence[int], stride: int) -> None:
         super().__init__()
+        check_widths(widths)
+        _check.is_int("stride", stride, 1, _MOST_STRIDE)
         self.channels = tuple(widths)
         self.strides = tuple(stride * 2**level for level in range(len(widths)))
         self.context = stride * _context(len(widths))
@@ -30,6 +37,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, picture: Tensor) -> list[Tensor]:
         """Return the feature maps, finest first."""
+        check_picture(picture, self.stem.weight, self.strides[-1] // self.strides[0])
         x = self.stem(picture)
         maps = []
         for level, stage in enumerate(self.stages):
@@ -52,6 +60,8 @@ class StandardisedConv2d(nn.Conv2d):
     _RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
     def __init__(self, inputs: int, outputs: int) -> None:
+        _check.is_int("inputs", inputs, 1, WIDEST)
+        _check.is_int("outputs", outputs, 1, WIDEST)
         super().__init__(inputs, outputs, 3, padding=1)
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
         # Standardisation forgets the scale of the weights, but the optimiser's step is relative to it: one scale for
@@ -60,10 +70,46 @@ class StandardisedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with the standardised weights."""
+        _check.is_floating("x", x)
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(_check.message("x", f"have shape (B, {self.in_channels}, H, W)", tuple(x.shape)))
+        same_kind("x", x, self.weight)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
         size = self.weight[0].numel()
         weight = (self.weight - mean) * torch.rsqrt(variance * size + 1e-6) * (self.gain * self._RELU_GAIN)
         return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise unless `widths` are numbers of channels, of a network that can be meant."""
+    _check.are_numbers("widths", widths, "be numbers of channels", 1, WIDEST)
+    if not 1 <= len(widths) <= MOST_WIDTHS:
+        raise ValueError(_check.message("widths", f"hold from 1 to {MOST_WIDTHS} numbers of channels", tuple(widths)))
+
+
+def check_picture(picture: Tensor, weight: Tensor, least: int = 1) -> None:
+    """Raise unless `picture` is (B, 3, H, W), at least so many pixels a side, and of the kind of a network's weights.
+
+    Shapes alone are looked at, and not in a graph, where a size may be any.
+    """
+    if torch.compiler.is_compiling():
+        return
+    _check.is_floating("picture", picture)
+    if picture.ndim != 4 or picture.shape[1] != 3:
+        remedy = "A single picture needs a batch axis: picture[None]."
+        raise ValueError(_check.message("picture", "have shape (B, 3, H, W)", tuple(picture.shape), remedy))
+    if min(picture.shape) < 1 or min(picture.shape[-2:]) < least:
+        rule = f"hold at least one picture of {least} x {least} pixels"
+        raise ValueError(_check.message("picture", rule, tuple(picture.shape)))
+    same_kind("picture", picture, weight)
+
+
+def same_kind(argument: str, value: Tensor, weight: Tensor) -> None:
+    """Raise unless a tensor is where the weights are, and of their dtype, for which autocast takes care itself."""
+    _check.same_device(argument, value, weight.device, "the module")
+    if value.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+        rule, remedy = f"be {weight.dtype} as the module is", f"Convert it with .to({weight.dtype})."
+        raise TypeError(_check.message(argument, rule, value.dtype, remedy))
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:

@@ -49,6 +49,8 @@ class Stretch(NamedTuple):
         Raises:
             ValueError: If the picture is not uint8 (H, W, 3).
         """
+        if isinstance(image, torch.Tensor) or not hasattr(image, "dtype") or not hasattr(image, "shape"):
+            raise TypeError(_check.message("image", "be an array of bytes (H, W, 3)", type(image).__name__))
         if image.dtype != np.uint8 or len(image.shape) != 3 or image.shape[2] != 3:
             got = f"{image.dtype} {tuple(image.shape)}"
             raise ValueError(_check.message("image", "be bytes of shape (H, W, 3)", got))
@@ -62,6 +64,8 @@ class Stretch(NamedTuple):
 
     def apply(self, image: NDArray[np.uint8]) -> Tensor:
         """Return a picture, or a part of one, as the network's input (3, H, W)."""
+        if any(stride < 0 for stride in image.strides):  # a mirrored view, which torch cannot read
+            image = image.copy()
         pixels = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)
         return ((pixels - self.low) / max(self.high - self.low, 1.0)).clamp(*RANGE) * 2 - 1
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +11,10 @@ from torch import Tensor
 from lovasz_embed import _check
 from lovasz_embed._ops.grouping import Groups
 from lovasz_embed._ops.labels import as_labels, is_ignored
+from lovasz_embed._ops.labels import thing_categories as thing_categories
 
 # Categories index tables: a label beyond this is a data set's raw id, not a contiguous category.
 MAX_CATEGORY = 2**16 - 1
-
-
-def thing_categories(things: Collection[int]) -> frozenset[int]:
-    """Return `things` as a set of ints, or raise `TypeError`."""
-    try:
-        return frozenset(operator.index(category) for category in things)
-    except TypeError:
-        raise TypeError(
-            _check.message("things", "be a collection of category ids", repr(things), "For example {11, 12, 13}.")
-        ) from None
 
 
 def rows(groups: Groups) -> Iterator[tuple[int, int, int, int]]:
@@ -47,6 +37,8 @@ def membership(categories: frozenset[int], category: Tensor) -> Tensor:
 def categories_of(argument: str, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return the categories as int64, 0 where void, and the mask of pixels that are not void."""
     labels = as_labels(argument, labels)
+    _check.has_values(argument, labels)
+    _check.is_int("ignore_index", ignore_index)
     if labels.ndim < 2:
         remedy = "A single picture needs a batch axis: [None]."
         raise ValueError(_check.message(argument, "have shape (B, *spatial)", tuple(labels.shape), remedy))
@@ -64,6 +56,7 @@ def labels_like(argument: str, labels: Tensor, semantic: Tensor) -> Tensor:
     _check.is_labels(argument, labels)
     _check.same_shape(argument, labels, tuple(semantic.shape), "semantic")
     _check.same_device(argument, labels, semantic.device, "semantic")
+    _check.has_values(argument, labels)
     labels = labels.long()
     if labels.numel() and int(labels.min()) < 0:
         raise ValueError(_check.message(argument, "be 0 (none) or above", int(labels.min())))
@@ -72,5 +65,9 @@ def labels_like(argument: str, labels: Tensor, semantic: Tensor) -> Tensor:
 
 def one_per_picture(argument: str, values: Sequence[Any], pictures: int) -> None:
     """Raise `ValueError` unless `values` has one entry per picture."""
-    if len(values) != pictures:
+    try:
+        count = len(values)
+    except TypeError:
+        raise TypeError(_check.message(argument, "be a sequence, one entry per picture", repr(values))) from None
+    if count != pictures:
         raise ValueError(_check.message(argument, f"hold one entry per picture ({pictures})", len(values)))

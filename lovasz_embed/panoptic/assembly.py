@@ -68,9 +68,12 @@ def assemble(
     >>> result.segmentation.tolist(), [s.category for s in result.segments[0]]
     ([[[1, 2, 2, 2, 0]]], [0, 1])
     """
+    _check.is_labels("semantic", semantic)
+    _check.is_labels("cluster_labels", cluster_labels)
+    _check.is_int("ignore_index", ignore_index)
     thing_set = thing_categories(things)
-    _check.non_negative("min_thing_area", min_thing_area)
-    _check.non_negative("min_stuff_area", min_stuff_area)
+    _check.is_area("min_thing_area", min_thing_area)
+    _check.is_area("min_stuff_area", min_stuff_area)
     given = semantic, cluster_labels, thing_set, scores, (min_thing_area, min_stuff_area), ignore_index
     counted = _by_tables(*given)
     return _by_keys(*given) if counted is None else counted
@@ -175,6 +178,10 @@ def _by_keys(
 def _check_scores(scores: Sequence[Tensor], clusters: Sequence[int]) -> None:
     one_per_picture("scores", scores, len(clusters))
     for row, (score, needed) in enumerate(zip(scores, clusters, strict=True)):
+        _check.is_floating("scores", score)
+        _check.has_values("scores", score)
         if score.ndim != 1 or len(score) < needed:
             rule = f"have shape (K,) with K >= {needed}, the highest cluster (picture {row})"
             raise ValueError(_check.message("scores", rule, tuple(score.shape)))
+        if not bool(((score >= 0) & (score <= 1)).all()):
+            raise ValueError(_check.message("scores", "lie in [0, 1]", f"others (picture {row})"))

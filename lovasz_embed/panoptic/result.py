@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,27 +23,9 @@ from lovasz_embed.panoptic._maps import (
     rows,
     thing_categories,
 )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of one picture: an instance of a thing, all of a stuff category, or a crowd region.
-
-    Attributes:
-        id: Its number in the map, at least 1, unique in its picture.
-        category: Contiguous category id, 0..C-1.
-        is_thing: Whether the category is countable.
-        area: Pixels.
-        score: Confidence in [0, 1].
-        is_crowd: Whether it is a region of instances nobody told apart.
-    """
-
-    id: int
-    category: int
-    is_thing: bool
-    area: int
-    score: float = 1.0
-    is_crowd: bool = False
+from lovasz_embed.panoptic._segments import Segment as Segment
+from lovasz_embed.panoptic._segments import check_segments
+from lovasz_embed.panoptic._transformers import read_output
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,19 +66,21 @@ class PanopticResult:
         if self.segmentation.ndim < 2:
             got = tuple(self.segmentation.shape)
             raise ValueError(_check.message("segmentation", "have shape (B, *spatial)", got))
+        _check.is_sequence("segments", self.segments, "be a tuple of tuples of Segment, one per picture")
         if len(self.segments) != len(self.segmentation):
             rule = f"hold one tuple per picture ({len(self.segmentation)})"
             raise ValueError(_check.message("segments", rule, len(self.segments)))
         for picture in self.segments:
-            ids = [0, *(segment.id for segment in picture)]
-            if any(a >= b for a, b in pairwise(ids)):
-                raise ValueError(_check.message("segments", "have ids from 1 in ascending order", ids[1:]))
+            check_segments(picture)
 
     def __len__(self) -> int:
         return len(self.segments)
 
     def __getitem__(self, picture: int) -> PanopticResult:
-        row = range(len(self))[picture]  # IndexError past the end, negative numbers from the end
+        try:
+            row = range(len(self))[operator.index(picture)]  # IndexError past the end, negative numbers from the end
+        except TypeError:
+            raise TypeError(_check.message("picture", "be an int", type(picture).__name__)) from None
         return PanopticResult(self.segmentation[row : row + 1], (self.segments[row],))
 
     def __iter__(self) -> Iterator[PanopticResult]:
@@ -124,6 +108,7 @@ class PanopticResult:
         Raises:
             ValueError: The map holds an id that `segments` does not.
         """
+        _check.has_values("segmentation", self.segmentation)
         index = torch.empty(self.segmentation.shape, dtype=torch.int64, device=self.segmentation.device)
         for row, (ids_map, picture) in enumerate(zip(self.segmentation, self.segments, strict=True)):
             ids = [0, *(segment.id for segment in picture)]
@@ -146,6 +131,7 @@ class PanopticResult:
         Raises:
             ValueError: The map holds an id that `segments` does not, or `ignore_index` is a category in use.
         """
+        _check.is_label("ignore_index", ignore_index)
         if any(segment.category == ignore_index for picture in self.segments for segment in picture):
             raise ValueError(_check.message("ignore_index", "differ from every category in use", ignore_index))
         return self._per_segment(lambda segment: segment.category, ignore_index)
@@ -170,6 +156,7 @@ class PanopticResult:
         Raises:
             ValueError: `pictures` is empty, or sizes differ.
         """
+        pictures = results_of("pictures", pictures)
         if not pictures:
             raise ValueError(_check.message("pictures", "hold at least one result", "none"))
         shape = pictures[0].segmentation.shape[1:]
@@ -177,6 +164,7 @@ class PanopticResult:
             if result.segmentation.shape[1:] != shape:
                 got = f"{tuple(shape)} and {tuple(result.segmentation.shape[1:])}"
                 raise ValueError(_check.message("pictures", "have one size", got, "Keep them in a list."))
+            _check.same_device("pictures", result.segmentation, pictures[0].segmentation.device, "the first")
         maps = torch.cat([result.segmentation for result in pictures])
         return cls(maps, tuple(picture for result in pictures for picture in result.segments))
 
@@ -279,16 +267,13 @@ class PanopticResult:
         True
         """
         thing_set = thing_categories(things)
+        _check.is_sequence("outputs", outputs, "be a sequence of dictionaries, one per picture")
         pictures = []
         for output in outputs:
-            ids = torch.as_tensor(output["segmentation"]).to(torch.int32).clamp(min=0)
+            ids, info = read_output(output)
             present, counts = torch.unique(ids, return_counts=True)
             areas = dict(zip(present.tolist(), counts.tolist(), strict=True))
-            info = sorted((s for s in output["segments_info"] if s["id"] in areas), key=lambda s: int(s["id"]))
-            found = (
-                Segment(int(s["id"]), (c := int(s["label_id"])), c in thing_set, areas[s["id"]], float(s["score"]))
-                for s in info
-            )
+            found = (Segment(i, c, c in thing_set, areas[i], score) for i, c, score in sorted(info) if i in areas)
             result = cls(ids[None], (tuple(found),))
             result.segment_index()  # every id of the map is a segment's
             pictures.append(result)
@@ -326,10 +311,12 @@ class PanopticResult:
             got = tuple(self.segmentation.shape)
             raise ValueError(_check.message("segmentation", "have shape (B, H, W) to become COCO files", got))
         one_per_picture("image_ids", image_ids, len(self))
-        image_ids = [i if isinstance(i, str) else int(i) for i in image_ids]  # JSON knows no numpy integers
+        image_ids = [_coco.image_id(i) for i in image_ids]
         if file_names is None:
             file_names = [f"{i}.png" if isinstance(i, str) else f"{i:012d}.png" for i in image_ids]
         one_per_picture("file_names", file_names, len(self))
+        if not all(isinstance(name, str) for name in file_names):
+            raise TypeError(_check.message("file_names", "be texts", repr(file_names)))
         index = self.segment_index().cpu().numpy()
         ids = self.segmentation.cpu().numpy()
         return [
@@ -367,9 +354,10 @@ class PanopticResult:
             got = tuple(self.segmentation.shape)
             raise ValueError(_check.message("segmentation", "have shape (B, H, W) to become COCO annotations", got))
         one_per_picture("image_ids", image_ids, len(self))
+        _check.is_int("first_id", first_id)
         found: list[dict[str, Any]] = []
         for image_id, index, picture in zip(image_ids, self.segment_index().cpu().numpy(), self.segments, strict=True):
-            name = image_id if isinstance(image_id, str) else int(image_id)
+            name = _coco.image_id(image_id)
             info = _coco.segments_info(name, index, picture, category_ids)
             counts = _rle.encode_segments(index, len(picture))
             for segment, entry, runs in zip(picture, info, counts, strict=True):
@@ -404,6 +392,7 @@ class PanopticResult:
             TypeError: A picture is not a uint8 array.
         """
         thing_set = thing_categories(things)
+        _check.is_sequence("annotations", annotations, "be a sequence of records, one per picture")
         one_per_picture("pngs", pngs, len(annotations))
         if not annotations:
             raise ValueError(_check.message("annotations", "hold at least one record", "none"))
@@ -417,3 +406,21 @@ class PanopticResult:
             for _, records in read
         )
         return cls(torch.from_numpy(np.stack([ids for ids, _ in read])), segments)
+
+
+def is_result(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` is a `PanopticResult`."""
+    if not isinstance(value, PanopticResult):
+        remedy = "Make one with PanopticResult.from_maps."
+        raise TypeError(_check.message(argument, "be a PanopticResult", type(value).__name__, remedy))
+
+
+def results_of(argument: str, values: Iterable[PanopticResult]) -> list[PanopticResult]:
+    """Return results as a list, or raise `TypeError`."""
+    try:
+        found = list(values)
+    except (TypeError, RuntimeError):  # RuntimeError: a tensor without axes or values
+        raise TypeError(_check.message(argument, "be a sequence of PanopticResult", type(values).__name__)) from None
+    for value in found:
+        is_result(argument, value)
+    return found

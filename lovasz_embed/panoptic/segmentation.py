@@ -100,11 +100,13 @@ def segment(
         [[1, 1, 1, 2]]
     """
     _check.is_embedding("embedding", embedding)
+    _check.has_values("embedding", embedding)
+    _check.is_int("ignore_index", ignore_index)
     thing_set = thing_categories(things)
-    _check.non_negative("min_thing_area", min_thing_area)
-    _check.non_negative("min_stuff_area", min_stuff_area)
+    _check.is_area("min_thing_area", min_thing_area)
+    _check.is_area("min_stuff_area", min_stuff_area)
     check_options(radius, reach, connected)
-    dims = None if category_dims is None else tuple(category_dims)
+    dims = checked_dims("category_dims", category_dims, embedding.shape[1])
     _check.is_bool("vote", vote)
     seen = look_at(embedding.detach(), checked_dims("instance_dims", instance_dims, embedding.shape[1]))
     reading = _Reading(

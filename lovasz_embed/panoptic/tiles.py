@@ -123,15 +123,25 @@ def segment_tiles(
         >>> tiled.segmentation.tolist()
         [[[1, 1, 2, 2, 3, 3, 1]]]
     """
+    if not callable(embed):
+        raise TypeError(_check.message("embed", "be a function of a Window", type(embed).__name__))
+    _check.is_floating("class_means", class_means)
+    _check.has_values("class_means", class_means)
+    if class_means.ndim != 2:
+        raise ValueError(_check.message("class_means", "have shape (C, D)", tuple(class_means.shape)))
+    if offset is not None:
+        _check.is_floating("offset", offset)
+    _check.is_int("ignore_index", ignore_index)
     thing_set = thing_categories(things)
-    _check.non_negative("min_thing_area", min_thing_area)
-    _check.non_negative("min_stuff_area", min_stuff_area)
+    _check.is_area("min_thing_area", min_thing_area)
+    _check.is_area("min_stuff_area", min_stuff_area)
     check_options(radius, reach, connected=False)
     check_tiles(tile, overlap, step)
     context = overlap if context is None else context
     pixels("context", context, 0)
     if context > overlap:
         raise ValueError(_check.message("context", f"be at most the overlap, {overlap}", context))
+    _check.is_sequence("size", size, "be a height and a width, in pixels", 2)
     height, width = size
     pixels("size", height, 0)
     pixels("size", width, 0)
@@ -141,7 +151,7 @@ def segment_tiles(
     ids = _checked_out(out, (height, width))
     grid = tiles((height, width), tile, step)
     class_means, offset = class_means.detach().cpu(), None if offset is None else offset.detach().cpu()
-    dims = None if category_dims is None else tuple(category_dims)
+    dims = checked_dims("category_dims", category_dims, class_means.shape[1])
     _check.is_bool("vote", vote)
     own_dims = checked_dims("instance_dims", instance_dims, class_means.shape[-1])
     nearest: dict[str, Any] = {"offset": offset, "dims": dims, "reject_radius": reject_radius}
@@ -189,10 +199,7 @@ def check_tiles(tile: int, overlap: int, step: int) -> None:
 
 def pixels(argument: str, value: int, least: int) -> None:
     """Raise unless `value` is a whole number of pixels, at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(_check.message(argument, "be an int, in pixels", type(value).__name__))
-    if value < least:
-        raise ValueError(_check.message(argument, f"be at least {least}", value))
+    _check.is_int(argument, value, least, _check.MOST_PIXELS, rule="be an int, in pixels")
 
 
 def _checked_out(out: NDArray[np.int32] | None, size: tuple[int, int]) -> NDArray[np.int32]:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
 
+from lovasz_embed import _check
 from lovasz_embed.report import _sections
 from lovasz_embed.report._html import Html, tag
 from lovasz_embed.report._run import RunRecord
@@ -28,6 +29,11 @@ def render(run: RunRecord, evaluation: Evaluation | None = None, *, made: Mappin
     >>> "<title>&lt;b&gt;" in page, "http" in page.replace("http-equiv", "")
     (True, False)
     """
+    _check.is_a("run", run, RunRecord, "a RunRecord", "read_run reads one.")
+    if evaluation is not None:
+        _check.is_a("evaluation", evaluation, Evaluation, "an Evaluation or None")
+    if not isinstance(made, Mapping) or "command" not in made:
+        raise TypeError(_check.message("made", "be a mapping with the entry 'command'", repr(made)))
     style, script = (Html(files("lovasz_embed.report").joinpath(name).read_text("utf-8")) for name in _PARTS)
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
     policy += "base-uri 'none'; form-action 'none'"

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.panoptic.result import is_result
 from lovasz_embed.visualise import Palette, overlay
 
 Picture = NDArray[np.uint8]
@@ -57,6 +59,15 @@ def paint(
     """
     from PIL import Image
 
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(_check.message("image", "be a uint8 array (H, W, 3)", got))
+    if not image.size:
+        raise ValueError(_check.message("image", "have at least one pixel", image.shape))
+    _check.is_a("palette", palette, Palette, "a Palette")
+    for name, result in (("truth", truth), ("prediction", prediction)):
+        is_result(name, result)
+        _check.same_shape(name, result.segmentation, (1, *image.shape[:2]), "one picture of the image's size")
     longer = max(image.shape[:2])
     scale = max(1, _SIDE // longer)
     height, width = (max(1, round(side * min(1.0, _SIDE / longer))) for side in image.shape[:2])

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
+from torch import Tensor
+
 from lovasz_embed import _check
 from lovasz_embed.panoptic import PanopticResult
+from lovasz_embed.panoptic.result import is_result
 from lovasz_embed.quality import PanopticQuality, QualityResult
 
 
@@ -85,9 +88,14 @@ def score_pictures(
     >>> scored.pictures[0].pq, [picture.name for picture, _ in scored.worst], scored.best
     (1.0, ['a'], ())
     """
+    _check.is_int("keep", keep)
     if keep < 0:
         raise ValueError(_check.message("keep", "be 0 or above", keep))
-    total = PanopticQuality(classes, frozenset(things))
+    given = {"predictions": predictions, "truths": truths, "names": names}
+    for argument, values in given.items():
+        if not isinstance(values, Iterable) or isinstance(values, Tensor):
+            raise TypeError(_check.message(argument, "hold one entry per picture", type(values).__name__))
+    total = PanopticQuality(classes, things)
     pictures: list[PictureScore] = []
     # Held in the order of their scores; what is neither among the best nor the worst so far is dropped.
     held: list[tuple[PictureScore, PanopticResult]] = []
@@ -95,6 +103,8 @@ def score_pictures(
         if prediction is None or truth is None or name is None:
             got = f"{index} of {'names' if name is None else 'truths' if truth is None else 'predictions'}"
             raise ValueError(_check.message("predictions, truths and names", "be equally many", got))
+        is_result("predictions", prediction)
+        is_result("truths", truth)
         metric = PanopticQuality(classes, total.things)
         metric.update(prediction, truth)
         total.merge(metric)

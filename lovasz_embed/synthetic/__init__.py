@@ -12,6 +12,7 @@ rounds exactly.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,10 @@ EXTENDED_COLOURS: tuple[tuple[int, int, int], ...] = (*COLOURS, (158, 150, 166),
 """One RGB colour per category of an extended street."""
 
 
+# More than these is a mistake, and fills the memory or takes for ever.
+_LARGEST, _MOST_THINGS, _MOST_FRAMES = 1 << 14, 10_000, 100_000
+
+
 class Scene(NamedTuple):
     """One picture and its labels; torch's `default_collate` stacks scenes into one with a batch axis.
 
@@ -110,6 +115,7 @@ class StreetScenes(Dataset[Scene]):
     ) -> None:
         _at_least("length", length, 0)
         _check_options(seed, size, max_things, 1)
+        _check.is_bool("extended", extended)
         self.length, self.seed, self.size, self.max_things = length, seed, size, max_things
         self.extended = extended
 
@@ -117,7 +123,10 @@ class StreetScenes(Dataset[Scene]):
         return self.length
 
     def __getitem__(self, index: int) -> Scene:
-        number = range(self.length)[index]
+        try:
+            number = range(self.length)[operator.index(index)]
+        except TypeError:
+            raise TypeError(_check.message("index", "be an int", type(index).__name__)) from None
         return street_scene((self.seed, number), size=self.size, max_things=self.max_things, extended=self.extended)
 
     def __repr__(self) -> str:
@@ -163,6 +172,7 @@ def street_scene(
     ['sky', 'building', 'road', 'car', 'person', 'sign']
     """
     _check_options(seed, size, max_things, min_area)
+    _check.is_bool("extended", extended)
     world = World(_generator(seed), size[1] / size[0], max_things, EXTENDED if extended else PLAIN)
     return _scene(paint(world, size, min_area, renumber=True))
 
@@ -199,7 +209,8 @@ def street_clip(
     True
     """
     _check_options(seed, size, max_things, min_area)
-    _at_least("frames", frames, 1)
+    _at_least("frames", frames, 1, _MOST_FRAMES)
+    _check.is_bool("extended", extended)
     world = World(_generator(seed), size[1] / size[0], max_things, EXTENDED if extended else PLAIN)
     clip = [_scene(paint(world, size, min_area, renumber=False))]
     while len(clip) < frames:
@@ -219,14 +230,19 @@ def _generator(seed: int | Sequence[int]) -> np.random.Generator:
 
 
 def _check_options(seed: int | Sequence[int], size: tuple[int, int], max_things: int, min_area: int) -> None:
+    if not isinstance(seed, int):
+        _check.is_sequence("seed", seed, "be an int or a sequence of them")
     for number in [seed] if isinstance(seed, int) else seed:
-        _at_least("seed", number, 0)
+        _check.is_int("seed", number, 0)
+    rule = "be a height and a width of at least 32 pixels"
+    _check.is_sequence("size", size, rule)
+    for side in size:
+        _check.is_int("size", side, most=_LARGEST, rule=rule)
     if len(size) != 2 or min(size) < 32:
-        raise ValueError(_check.message("size", "be a height and a width of at least 32 pixels", size))
-    _at_least("max_things", max_things, 0)
+        raise ValueError(_check.message("size", rule, size))
+    _at_least("max_things", max_things, 0, _MOST_THINGS)
     _at_least("min_area", min_area, 1)
 
 
-def _at_least(argument: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(_check.message(argument, f"be at least {least}", value))
+def _at_least(argument: str, value: int, least: int, most: int = _check.MOST_PIXELS) -> None:
+    _check.is_int(argument, value, least, most)

@@ -53,7 +53,9 @@ def colour_basis(embedding: Tensor, *, percentile: float = 1.0) -> ColourBasis:
     (3, 8)
     """
     _check.is_embedding("embedding", embedding)
-    if not 0 <= percentile < 50:
+    _check.has_values("embedding", embedding)
+    _check.non_negative("percentile", percentile)
+    if percentile >= 50:
         raise ValueError(_check.message("percentile", "be in [0, 50)", percentile))
     pixels = embedding.detach().movedim(1, -1).flatten(0, -2)
     if not len(pixels):
@@ -91,6 +93,8 @@ def embedding_colours(embedding: Tensor, *, basis: ColourBasis | None = None) ->
     (4, 6, 3)
     """
     embedding = _one_picture(embedding)
+    if basis is not None:
+        _check.is_a("basis", basis, ColourBasis, "a ColourBasis or None", "colour_basis makes one.")
     if basis is None:
         basis = colour_basis(embedding[None])
     if basis.axes.shape[1] != len(embedding):
@@ -130,6 +134,9 @@ def class_mean_map(embedding: Tensor, class_means: Tensor, *, palette: Palette |
     """
     embedding = _one_picture(embedding)
     _check.is_floating("class_means", class_means)
+    _check.has_values("class_means", class_means)
+    if palette is not None:
+        _check.is_a("palette", palette, Palette, "a Palette or None")
     if class_means.ndim != 2 or class_means.shape[1] != len(embedding):
         rule = f"have shape (C, {len(embedding)}) to match embedding"
         raise ValueError(_check.message("class_means", rule, tuple(class_means.shape)))
@@ -160,6 +167,7 @@ def class_mean_map(embedding: Tensor, class_means: Tensor, *, palette: Palette |
 def _one_picture(embedding: Tensor) -> Tensor:
     """Return the embedding of one picture as finite (D, H, W), at least float32."""
     _check.is_floating("embedding", embedding)
+    _check.has_values("embedding", embedding)
     single = embedding[0] if embedding.ndim == 4 and len(embedding) == 1 else embedding
     if single.ndim != 3 or len(single) < 1:
         remedy = "One picture of a batch is embedding[i]."

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lovasz_embed import _check
+from lovasz_embed._ops.labels import plain
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.panoptic._strips import index_strips
+from lovasz_embed.panoptic.result import is_result
 from lovasz_embed.visualise._palette import Palette
 
 Picture = NDArray[np.uint8]
 _Value = TypeVar("_Value", bound=np.generic)
 
 _ALPHA, _VOID_LIGHT = 0.65, 0.35
+_LARGEST = 1024  # a larger scale than this is a mistake, and fills the memory
 _LINE, _EDGE = np.array([[255, 255, 255], [24, 24, 28]], dtype=np.uint8)  # around things; between anything else
 
 
@@ -37,14 +40,21 @@ def as_picture(image: Tensor | NDArray[np.generic]) -> Picture:
     [[[0, 0, 0], [255, 255, 255]]]
     """
     if isinstance(image, Tensor):
+        _check.is_tensor("image", image)
+        _check.has_values("image", image)
+        if image.is_complex():
+            raise TypeError(_check.message("image", "be a uint8 array or a floating point tensor", image.dtype))
         if image.ndim != 3 or image.shape[0] not in (1, 3):
             remedy = "One picture of a batch is batch[i]."
             raise ValueError(_check.message("image", "have shape (1 or 3, H, W)", tuple(image.shape), remedy))
-        levels = image.detach()
+        levels = plain(image.detach())
         if levels.is_floating_point():
             levels = levels.float().clamp(0, 1).mul(255).round().to(torch.uint8)
         pixels: NDArray[np.generic] = levels.permute(1, 2, 0).cpu().numpy()
     else:
+        if not hasattr(image, "__array__"):  # a picture of Pillow has it
+            got = type(image).__name__
+            raise TypeError(_check.message("image", "be a uint8 array or a floating point tensor", got))
         pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = pixels[..., None]
@@ -91,14 +101,16 @@ def overlay(
     (8, 24, 3)
     """
     pixels = as_picture(image)
+    is_result("result", result)
+    if palette is not None:
+        _check.is_a("palette", palette, Palette, "a Palette or None")
     shape = tuple(result.segmentation.shape)
     if shape != (1, *pixels.shape[:2]):
         rule = f"be one picture of the image's {pixels.shape[0]} x {pixels.shape[1]} pixels"
         raise ValueError(_check.message("result", rule, f"shape {shape}", "One picture of a batch is result[i]."))
-    if not 0 <= alpha <= 1:
-        raise ValueError(_check.message("alpha", "be in [0, 1]", alpha))
-    if scale < 1:
-        raise ValueError(_check.message("scale", "be at least 1", scale))
+    _check.between("alpha", alpha, 0, 1, "be in [0, 1]")
+    _check.is_bool("contours", contours)
+    _check.is_int("scale", scale, 1, _LARGEST)
     picture: Picture = np.empty((scale * pixels.shape[0], scale * pixels.shape[1], 3), np.uint8)
     for top, strip in _paint(pixels, result, palette or _own_palette(result), alpha, contours, scale):
         picture[top : top + len(strip)] = strip

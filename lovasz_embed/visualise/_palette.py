@@ -5,7 +5,6 @@ Source: B. Ottosson, "A perceptual color space for image processing", 2020 (defi
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lovasz_embed import _check
+from lovasz_embed._ops.labels import thing_categories
 
 Colours = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -68,6 +68,9 @@ class Palette:
     colours: Colours
 
     def __post_init__(self) -> None:
+        _check_names(self.names)
+        thing_categories(self.things)
+        _check.is_a("colours", self.colours, np.ndarray, "an array")
         if self.colours.dtype != np.uint8:
             raise TypeError(_check.message("colours", "be uint8", self.colours.dtype, "RGB from 0 to 255."))
         if self.colours.shape != (len(self.names), 3):
@@ -90,7 +93,8 @@ class Palette:
         >>> Palette.of(("sky", "tree"), things=(), colours=[(0, 0, 255), (0, 128, 0)]).colours.tolist()
         [[0, 0, 255], [0, 128, 0]]
         """
-        kinds = frozenset(operator.index(category) for category in things)
+        _check_names(names)
+        kinds = thing_categories(things)
         if colours is None:
             number = np.arange(len(names))
             vivid = np.isin(number, list(kinds))
@@ -98,7 +102,7 @@ class Palette:
             light = np.where(vivid, light, light + 0.10 * (number % 3 - 1))
             chosen = _from_polar(light, chroma, _FIRST_HUE + number * _GOLDEN_ANGLE)
         else:
-            given = np.asarray(colours)
+            given = _as_integers("colours", colours)
             outside = given[(given < 0) | (given > 255)]
             if outside.size:
                 raise ValueError(_check.message("colours", "be RGB from 0 to 255", outside[0]))
@@ -123,7 +127,10 @@ class Palette:
         >>> palette.instances(0, [7])[0].tolist() == palette.instances(0, [3, 7])[1].tolist()
         True
         """
-        number = np.asarray(ids, dtype=np.float64)
+        _check.is_int("category", category, 0, len(self.names) - 1)
+        number = _as_integers("ids", ids).astype(np.float64)
+        if number.ndim != 1:
+            raise ValueError(_check.message("ids", "be one per instance", number.shape))
         hue_step, light_step = (number * _STEPS[0]) % 1, (number * _STEPS[1]) % 1
         _, chroma, hue = _to_polar(self.colours[category])
         light = _LIGHTNESS[0] + (_LIGHTNESS[1] - _LIGHTNESS[0]) * light_step
@@ -135,6 +142,23 @@ class Palette:
         hues = np.sort(_to_polar(self.colours[sorted(self.things)])[2] % (2 * np.pi))
         gaps = np.diff(hues, append=hues[:1] + 2 * np.pi)
         return float(np.clip(0.25 * gaps.min(initial=2 * np.pi), np.radians(12), np.pi))
+
+
+def _check_names(names: object) -> None:
+    # A text is its letters.
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(_check.message("names", "be one text per category", repr(names)))
+
+
+def _as_integers(argument: str, values: ArrayLike) -> NDArray[np.integer[Any]]:
+    """Return an array of integers, or raise `TypeError`."""
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or a tensor elsewhere
+        found = np.empty(0, object)
+    if found.size and found.dtype.kind not in "iu":
+        raise TypeError(_check.message(argument, "be integers", found.dtype if found.dtype != object else repr(values)))
+    return found if found.size else found.astype(np.int64)
 
 
 def _to_polar(colours: Colours) -> tuple[Floats, Floats, Floats]:

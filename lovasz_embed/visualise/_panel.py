@@ -16,6 +16,7 @@ from lovasz_embed.visualise._overlay import enlarge
 
 Picture = NDArray[np.uint8]
 
+_LARGEST = 1 << 14  # pixels; a taller row than this is a mistake, and fills the memory
 _PAPER, _INK = (255, 255, 255), (40, 40, 46)
 
 
@@ -45,8 +46,15 @@ def panel(
     (335, 801, 3)
     """
     pillow = _pillow()
+    _check.is_a("columns", columns, Mapping, "a mapping from titles to pictures")
+    if legend is not None:
+        _check.is_a("legend", legend, Mapping, "a mapping from names to colours, or None")
+    for title, column in columns.items():
+        _check.is_a("columns", title, str, "a mapping from titles to pictures")
+        _check.is_a("columns", column, (np.ndarray, list, tuple), "a mapping from titles to pictures or lists of them")
     grid = [[column] if isinstance(column, np.ndarray) else list(column) for column in columns.values()]
     _check_grid(grid)
+    _check.is_int("height", height, most=_LARGEST)
     _check.positive("height", height)
     grid = [[enlarge(p, max(1, height // p.shape[0])) for p in column] for column in grid]
     widths = [max(p.shape[1] for p in column) for column in grid]
@@ -93,10 +101,12 @@ def save_png(path: str | Path, picture: Picture) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_png(Path(folder) / "black.png", np.zeros((8, 8, 3), dtype=np.uint8))
     """
+    _check.is_path("path", path)
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(_check.message("path", "end in .png", path.name))
-    if picture.dtype != np.uint8 or not (picture.ndim == 2 or picture.shape[2:] == (3,)):
+    _check.is_a("picture", picture, np.ndarray, "an array")
+    if picture.dtype != np.uint8 or not picture.size or not (picture.ndim == 2 or picture.shape[2:] == (3,)):
         got = f"{picture.dtype} of shape {picture.shape}"
         raise ValueError(_check.message("picture", "be uint8 (H, W, 3) or (H, W)", got))
     if not path.parent.is_dir():
@@ -152,6 +162,7 @@ def _check_grid(grid: list[list[Picture]]) -> None:
     if len(set(lengths)) > 1:
         raise ValueError(_check.message("columns", "hold as many pictures each", lengths))
     for picture in (picture for column in grid for picture in column):
+        _check.is_a("columns", picture, np.ndarray, "a mapping from titles to arrays or lists of them")
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             got = f"{picture.dtype} of shape {picture.shape}"
             raise ValueError(_check.message("columns", "hold uint8 pictures (H, W, 3)", got))
