@@ -227,7 +227,8 @@ def _slug(name: str) -> str:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1][:120] if lines else ""
+    mark = next((number for number, line in enumerate(lines) if "Uncaught Python exception" in line), len(lines) - 2)
+    return " ".join(lines[mark + 1 : mark + 2])[:120]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError
 from lovasz_embed.formats._limits import check_size
+from lovasz_embed.formats._tiff_layout import check_directories, check_segments
 from lovasz_embed.panoptic._strips import strip_rows
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def read_tiff(path: Path, decode: Callable[[Any], NDArray[Any]] | None = None) -
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        check_directories(path, file)
         page: Any = file.pages[0]
         codec, photometric = getattr(page.compression, "name", ""), getattr(page.photometric, "name", "")
         if codec not in {"NONE", "DEFLATE", "ADOBE_DEFLATE"} or photometric not in {"MINISBLACK", "RGB"}:
@@ -234,5 +236,6 @@ def read_tiff(path: Path, decode: Callable[[Any], NDArray[Any]] | None = None) -
         channels = shape[axes.index("S")] if "S" in axes else 1
         if channels > _MOST_CHANNELS:  # a header can claim 65,535 of them, and all would be decoded
             raise DataError(message(str(path), "be grey, RGB or RGBA", f"{channels} channels"))
+        check_segments(path, file, series, mapped=decode is not None)
         pixels = (series.asarray() if decode is None else decode(series)).reshape(shape)
     return np.moveaxis(pixels, 0, 2) if axes == "SYX" else pixels

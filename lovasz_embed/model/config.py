@@ -121,6 +121,18 @@ class ModelConfig:
         return tuple(range(self.dims - 2 - self.shared_dims if self.coordinates == "added" else 0, self.dims))
 
 
+def least_numbers(config: ModelConfig, own_backbone: bool) -> int:
+    """Return how many numbers the weights of a model hold at least, without building it.
+
+    >>> least_numbers(ModelConfig(classes=("a",), things=(), widths=(8, 16)), own_backbone=False)
+    2888
+    """
+    means = len(config.classes) * config.dims
+    if own_backbone or config.backbone != "conv":
+        return means
+    return means + 9 * sum(width * width for width in config.widths)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Read a configuration strictly: every field known, sequences as the tuples they were."""
     values = read_json(path)

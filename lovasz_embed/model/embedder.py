@@ -21,7 +21,7 @@ from lovasz_embed import _check
 from lovasz_embed._atomic import write_atomically
 from lovasz_embed.hierarchy import Level, panoptic_levels
 from lovasz_embed.model.backbones import build_backbone
-from lovasz_embed.model.config import ModelConfig, read_config
+from lovasz_embed.model.config import ModelConfig, least_numbers, read_config
 from lovasz_embed.model.layers import ConvEncoder, check_picture, double
 from lovasz_embed.model.preparing import Picture, Stretch
 from lovasz_embed.panoptic import PanopticResult, Window, segment, segment_tiles
@@ -326,15 +326,17 @@ class PanopticEmbedder(nn.Module):
             raise ValueError(_check.message("backbone", rule, type(backbone).__name__))
         try:
             config = ModelConfig(**values)
-            with torch.device("meta"):  # takes no memory, whatever sizes the file names
-                wanted = {name: tuple(tensor.shape) for name, tensor in cls(config, backbone).state_dict().items()}
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(_check.message(str(folder / CONFIG), "describe a model", error)) from error
+        numbers, size = least_numbers(config, backbone is not None), (folder / WEIGHTS).stat().st_size
+        if numbers > size:  # before a network is built that the memory might not hold
+            rule = f"fit {CONFIG} beside it, which describes at least {numbers:,} numbers"
+            raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"{size:,} bytes"))
+        model = cls(config, backbone)
         try:
             tensors = load_file(folder / WEIGHTS)
-            _must_fit(tensors, wanted)
-            model = cls(config, backbone)
             model.load_state_dict(tensors)
+            _must_be_finite(tensors)
         except (RuntimeError, SafetensorError, ValueError) as error:
             rule = f"fit {CONFIG} beside it"
             raise ValueError(_check.message(str(folder / WEIGHTS), rule, f"other tensors ({error})")) from error
@@ -350,14 +352,9 @@ class PanopticEmbedder(nn.Module):
         return torch.stack(torch.meshgrid(steps, indexing="ij"))
 
 
-def _must_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ValueError` where tensors are not those of a model, by name and shape, or hold NaN or Inf."""
-    for name in sorted(wanted.keys() | tensors.keys()):
-        there, here = tensors.get(name), wanted.get(name)
-        if there is None or here is None or tuple(there.shape) != here:
-            got = "none" if there is None else tuple(there.shape)
-            raise ValueError(f"{name} {got} in the place of {here or 'none'}")
-        if there.is_complex() or not bool(torch.isfinite(there).all()):
+def _must_be_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} with NaN or Inf")
 
 

@@ -16,6 +16,7 @@ from lovasz_embed.training.fit import LOG, OPTIONS, SCORES
 
 DATASET = "dataset.json"
 HISTORY = "history.jsonl"
+_MOST_STEPS = 10**15
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,17 @@ def read_run(folder: Path) -> RunRecord:
         categories = tuple(Category(**category) for category in dataset.get("categories", ()))
     except TypeError as error:
         raise DataError(_check.message(str(folder / DATASET), "be what `train` wrote", repr(error))) from error
+    for category in categories:
+        if type(category.name) is not str or type(category.is_thing) is not bool:
+            raise DataError(_check.message(str(folder / DATASET), "be what `train` wrote", category))
     pixels, parameters = _weights(folder / WEIGHTS)
     return RunRecord(
         name=folder.resolve().name,
-        log=_lines(folder / LOG, needs="step"),
-        scores=_lines(folder / SCORES, needs="step"),
+        log=_numbers(folder / LOG),
+        scores=_numbers(folder / SCORES),
         history=_lines(folder / HISTORY, needs="command"),
         options=_object(folder / OPTIONS),
-        model=_object(folder / CONFIG),
+        model=_model(folder / CONFIG),
         format=str(dataset.get("format", "")),
         categories=categories,
         class_pixels=pixels,
@@ -94,6 +98,32 @@ def _lines(path: Path, *, needs: str) -> tuple[dict[str, Any], ...]:
     if any(needs not in record for record in records):
         raise DataError(_check.message(str(path), f"hold {needs} in every line", "a line without"))
     return records
+
+
+def _numbers(path: Path) -> tuple[dict[str, Any], ...]:
+    """Read a line per step, each of numbers or null."""
+    records = _lines(path, needs="step")
+    for record in records:
+        step = record["step"]
+        if type(step) is not int or not 0 <= step < _MOST_STEPS:
+            raise DataError(_check.message(str(path), f"hold steps from 0 to {_MOST_STEPS}", repr(step)))
+        for name, value in record.items():
+            if isinstance(value, bool) or not (value is None or isinstance(value, (int, float))):
+                raise DataError(_check.message(str(path), f"hold numbers as {name}", repr(value)))
+            if isinstance(value, int) and abs(value) > _MOST_STEPS:
+                rule = f"hold numbers up to {_MOST_STEPS} as {name}"
+                raise DataError(_check.message(str(path), rule, "a larger one"))
+    return records
+
+
+def _model(path: Path) -> dict[str, Any] | None:
+    """Read the configuration of a network, as far as a report looks at it."""
+    values = _object(path)
+    for name, kind in (("classes", str), ("things", int)):
+        found = (values or {}).get(name, [])
+        if not isinstance(found, list) or any(type(value) is not kind for value in found):
+            raise DataError(_check.message(str(path), f"hold {name} as a list of {kind.__name__}", repr(found)))
+    return values
 
 
 def _object(path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,113 @@
+"""What a TIFF claims of its segments (strips or tiles), compared with what is in the file before any is decoded."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from lovasz_embed._check import message
+from lovasz_embed.formats._base import DataError
+from lovasz_embed.formats._limits import check_size
+
+_HEADER = 8
+_BEYOND = 1 << 27  # bytes that a segment may grow to beyond the picture before it is looked at: inflating takes time
+_RATIO = 1032  # of deflate at most, by its definition
+_CHUNK = 1 << 20
+_BIG = 43  # the number in the head of a BigTIFF, whose offsets have 8 bytes
+_SUB_DIRECTORIES, _MOST_DIRECTORIES = 330, 65_536
+_OFFSET_TYPES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # code of a type in a TIFF: its bytes
+_LETTERS = {2: "H", 4: "I", 8: "Q"}
+
+
+def check_segments(path: Path, file: Any, series: Any, *, mapped: bool) -> None:
+    """Raise `DataError` where segments are missing, lie outside the file, are too large or inflate to too much.
+
+    tifffile leaves what a missing segment would fill as it finds the memory, and inflates all that there is.
+
+    Args:
+        path: Of the file, for the text.
+        file: Open `TiffFile`.
+        series: What is to be read of it.
+        mapped: Whether it is read into a file rather than into memory.
+    """
+    end, size = file.filehandle.size, math.prod(series.shape) * series.dtype.itemsize
+    if series.dataoffset is not None:
+        _must_lie_in(path, series.dataoffset, size, end)
+        return
+    for page in series.pages:
+        frame = page if page is None or hasattr(page, "chunks") else page.keyframe
+        # A page may have planes that its number of strips leaves out: what counts is what all of them fill.
+        if page is None or len(page.dataoffsets) * math.prod(frame.chunks) < math.prod(frame.shape):
+            raise DataError(message(str(path), "hold all of its strips or tiles", "fewer"))
+        if frame.is_tiled:
+            check_size(path, frame.tilelength, frame.tilewidth, mapped=mapped)
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            _must_lie_in(path, start, count, end)
+            if getattr(frame.compression, "name", "") != "NONE" and count * _RATIO > size + _BEYOND:
+                file.filehandle.seek(start)
+                _must_not_swell(path, file.filehandle.read(count), size + _BEYOND)
+
+
+def _must_lie_in(path: Path, start: int, count: int, end: int) -> None:
+    if start < _HEADER or count < 1 or start + count > end:
+        got = f"{count} bytes from byte {start} on"
+        raise DataError(message(str(path), f"hold its strips or tiles in its {end} bytes", got))
+
+
+def _must_not_swell(path: Path, packed: bytes, most: int) -> None:
+    inflate, total, rest = zlib.decompressobj(), 0, packed
+    while rest and not inflate.eof:
+        total += len(inflate.decompress(rest, _CHUNK))
+        rest = inflate.unconsumed_tail
+        if total > most:
+            rule = f"inflate to at most {most / 1e6:,.0f} MB, its size and some more"
+            raise DataError(message(str(path), rule, "a strip or tile of more"))
+
+
+def check_directories(path: Path, file: Any) -> None:
+    """Raise `DataError` where the directories of a TIFF lead back to one another: tifffile would follow them for ever.
+
+    Args:
+        path: Of the file, for the text.
+        file: Open `TiffFile`, of which nothing but its head has been looked at.
+    """
+    kind, handle, end = file.tiff, file.filehandle, file.filehandle.size
+    handle.seek(kind.offsetsize if kind.version == _BIG else 4)
+    waiting, seen = [_number(handle, kind.offsetformat, kind.offsetsize)], set[int]()
+    while waiting:
+        place = waiting.pop()
+        if not 0 < place < end:
+            continue  # no directory is there: a matter for those who look for one
+        if place in seen or len(seen) == _MOST_DIRECTORIES:
+            rule = f"hold at most {_MOST_DIRECTORIES} directories, each of them once"
+            raise DataError(message(str(path), rule, f"one at byte {place} again" if place in seen else "more"))
+        seen.add(place)
+        handle.seek(place)
+        tags = _number(handle, kind.tagnoformat, kind.tagnosize)
+        entries = handle.read(min(tags, end // kind.tagsize + 1) * kind.tagsize)
+        waiting.append(_number(handle, kind.offsetformat, kind.offsetsize))
+        for at in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
+            entry = entries[at : at + kind.tagsize]
+            code, type_ = struct.unpack_from(f"{kind.byteorder}HH", entry)
+            size = _OFFSET_TYPES.get(type_)
+            if code == _SUB_DIRECTORIES and size is not None:
+                waiting += _offsets(handle, kind, entry, size)
+
+
+def _offsets(handle: Any, kind: Any, entry: bytes, size: int) -> list[int]:
+    """Return the values of an entry, which are in it or, where they do not fit, where it says."""
+    (count,) = struct.unpack_from(kind.offsetformat, entry, 4)
+    count, values = min(count, _MOST_DIRECTORIES), entry[-kind.offsetsize :]
+    if count * size > kind.offsetsize:
+        handle.seek(struct.unpack(kind.offsetformat, values)[0])
+        values = handle.read(count * size)
+    count = min(count, len(values) // size)
+    return list(struct.unpack_from(f"{kind.byteorder}{count}{_LETTERS[size]}", values))
+
+
+def _number(handle: Any, form: str, size: int) -> int:
+    content = handle.read(size)
+    return int(struct.unpack(form, content)[0]) if len(content) == size else 0
