@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -180,6 +181,31 @@ def test_share_may_be_called_by_a_helper(monkeypatch: pytest.MonkeyPatch) -> Non
     caller.join(20)
     helper.shutdown(wait=False, cancel_futures=True)  # frees who waits for ever
     assert results == [[10 * item + part for part in range(3)] for item in range(4)]
+
+
+def test_an_interrupted_call_leaves_nobody_at_work_behind_it() -> None:
+    """Ctrl-C while the caller waits for a helper: the helper ends its item, and nobody begins another."""
+    begun, done, caller = [], [], threading.current_thread()
+    for _ in range(3):
+        begun.clear(), done.clear()
+        helps = threading.Event()
+
+        def task(item: int, helps: threading.Event = helps) -> None:
+            begun.append(item)
+            if threading.current_thread() is caller:
+                helps.wait(20)
+                return
+            helps.set()
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.2)
+            done.append(item)
+
+        with pytest.raises(KeyboardInterrupt):
+            share(task, range(2), 2)
+        assert len(done) == 1
+        assert len(begun) == 2
+    assert share(abs, [-1, -2, -3], 2) == [1, 2, 3]
 
 
 def test_one_caller_hires_no_more_than_its_crew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -50,14 +50,25 @@ def share(function: Callable[[Item], Result], items: Sequence[Item], threads: in
 
     needed = min(threads, len(items)) - 1
     pool = _pool(needed)
-    helping = [pool.submit(work) for _ in range(needed)]
-    work()
-    for helper in helping:
-        if not helper.cancel():
-            helper.result()
+    helping: list[Future[None]] = []
+    try:
+        for _ in range(needed):
+            helping.append(pool.submit(work))
+        work()
+        _wait(helping)
+    except BaseException as error:  # Ctrl-C; what the function raises is in `errors`
+        errors[len(items)] = error  # nobody begins another item
+        _wait(helping)  # and nobody writes to the caller's arrays after this
+        raise
     if errors:
         raise errors[min(errors)]
     return [results[number] for number in range(len(items))]
+
+
+def _wait(helping: Sequence[Future[None]]) -> None:
+    for helper in helping:
+        if not helper.cancel():
+            helper.result()
 
 
 def map_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
