@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -85,3 +88,63 @@ def test_one_thread_is_the_calling_one() -> None:
 def test_the_error_of_the_first_failing_item_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         map_threads(lambda item: 1 // item, [2, 1, 0, 1])
+
+
+# --- Files of compiled code
+
+
+def _total(values: np.ndarray) -> float:
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+FLOATS, INTEGERS = np.arange(10, dtype=np.float32), np.arange(10, dtype=np.int32)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Path]]:
+    """An empty cache with the code of `_total` for two signatures; lists its files of one ending."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    total = jit(_total)
+    assert total(FLOATS) == total(INTEGERS) == 45
+    return lambda ending: sorted(tmp_path.rglob(f"*.{ending}"))
+
+
+def hits(kernel: Any) -> int:
+    return sum(kernel._compiled.stats.cache_hits.values())
+
+
+def test_compiled_code_is_read_again(cached: Callable[[str], list[Path]]) -> None:
+    assert len(cached("nbc")) == 2
+    total = jit(_total)
+    assert total(FLOATS) == total(INTEGERS) == 45
+    assert hits(total) == 2
+
+
+def test_code_of_another_signature_is_not_believed(cached: Callable[[str], list[Path]]) -> None:
+    """What two processes that compile at the same moment can leave; numba alone then reads floats as integers."""
+    one, other = cached("nbc")
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    total = jit(_total)
+    assert total(FLOATS) == total(INTEGERS) == 45
+    assert hits(total) == 0
+    again = jit(_total)
+    assert again(FLOATS) == again(INTEGERS) == 45
+    assert hits(again) == 2, "what was compiled anew replaced it"
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("size", [0, 40])
+def test_a_file_that_was_cut_off_is_written_anew(cached: Callable[[str], list[Path]], ending: str, size: int) -> None:
+    for path in cached(ending):
+        path.write_bytes(path.read_bytes()[:size])
+    total = jit(_total)
+    assert total(FLOATS) == total(INTEGERS) == 45
+    assert hits(total) == 0
+    again = jit(_total)
+    assert again(FLOATS) == again(INTEGERS) == 45
+    assert hits(again) == 2

@@ -12,6 +12,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from lovasz_embed._ops.jit_files import check_files
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -78,4 +80,7 @@ def jit(function: Callable[P, R]) -> Kernel[P, R]:
 def _njit(function: Callable[P, R], *, cache: bool) -> Any:
     import numba  # a quarter of a second, paid by the first kernel and not by `import lovasz_embed`
 
-    return numba.njit(function, nogil=True, cache=cache)
+    compiled = numba.njit(function, nogil=True, cache=cache)
+    if cache:
+        check_files(compiled)
+    return compiled
