@@ -50,6 +50,15 @@ def mutate_bytes(data: bytes, rng: Random) -> bytes:
     return bytes(out)
 
 
+def mutate_in_place(data: bytes, rng: Random) -> bytes:
+    """Overwrite some bytes, so that the file stays as long as it is said to be elsewhere."""
+    out = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        place, size = rng.randrange(len(out) + 1), rng.choice((1, 1, 2, 8))
+        out[place : place + size] = rng.randbytes(size)
+    return bytes(out[: len(data)])
+
+
 def mutate_json(data: bytes, rng: Random) -> bytes:
     """Change a value, a key or the nesting of a JSON file."""
     try:
@@ -274,6 +283,7 @@ MUTATIONS: Mapping[str, Mutation] = {
     "safetensors": mutate_safetensors,
     "zip": mutate_zip,
     "bytes": mutate_bytes,
+    "flips": mutate_in_place,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lovasz_embed._json import read_json
 from lovasz_embed.formats import (
+    DataError,
     Labels,
     _pictures,
     open_dataset,
@@ -21,6 +24,7 @@ from lovasz_embed.formats import (
     read_instance_map,
     read_kitti_step_map,
 )
+from lovasz_embed.formats._files import leads_outside
 from lovasz_embed.formats._vistas_config import read_vistas_config
 from lovasz_embed.formats._windows import map_picture
 
@@ -132,6 +136,23 @@ _VISTAS_JSON = {
     ],
 }
 _PICTURE = image_bytes(_RGB)
+_TREE_FILES = {
+    "rgb": _PICTURE,
+    "grey": image_bytes(_RGB[..., 0]),
+    "street": image_bytes(_STREET),
+    "kitti": image_bytes((_STREET // 1000 * 256).astype(np.uint16)),
+    "config": json_bytes(_VISTAS_CONFIG),
+    "coco": json_bytes(_COCO),
+}
+_TREES: tuple[dict[str, str], ...] = (
+    {"leftImg8bit/val/a/x_leftImg8bit.png": "rgb", "gtFine/val/a/x_gtFine_instanceIds.png": "street"},
+    {"training/image_2/a.png": "rgb", "training/instance/a.png": "kitti"},
+    {"train/images/s/1.png": "rgb", "train/instances/s/1.png": "grey", "train/instances/labels.txt": "car"},
+    {"images/val/0001/1.png": "rgb", "panoptic_maps/val/0001/1.png": "rgb"},
+    {"val/images/a.jpg": "rgb", "val/v2.0/instances/a.png": "kitti", "config_v2.0.json": "config"},
+    {"images/a.png": "rgb", "labels/a.png": "grey"},
+    {"annotations/panoptic_val.json": "coco", "annotations/panoptic_val/a.png": "rgb", "val/a.jpg": "rgb"},
+)
 
 
 def _coco(folder: Path) -> None:
@@ -245,6 +266,64 @@ def _checkpoint_seed() -> Parts:
     content = {"config": {"steps": 3}, "model_config": {"dims": 3}, "model": {"a": torch.ones(2)}, "optimiser": {}}
     torch.save({**content, "running": torch.zeros(2, 3), "step": 2, "seconds": 0.5}, buffer)
     return (buffer.getvalue(),)
+
+
+def _shards_seed() -> dict[str, bytes]:
+    """Return the files of a sharded data set by name: manifest, index, tar."""
+    import tempfile
+
+    from lovasz_embed.formats import write_shards
+
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place, "source")
+        for name, content in (("images/a.png", _PICTURE), ("labels/a.png", image_bytes(_RGB[..., 0]))):
+            source.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+            source.joinpath(name).write_bytes(content)
+        write_shards(open_dataset(source, format="instance-map"), Path(place, "out"), split="train")
+        return {file.name: file.read_bytes() for file in sorted(Path(place, "out").iterdir())}
+
+
+def _shards(folder: Path) -> None:
+    data = open_dataset(folder, format="shards")
+    for number in range(min(len(data), 3)):
+        labels = data.labels(number)
+        must_be_picture(data.image(number))
+        if labels is not None:
+            must_be_labels(labels, len(data.categories))
+
+
+def _tree(folder: Path) -> None:
+    """Make the folders that a JSON describes, then open them as a data set of every format."""
+    import shutil
+
+    from lovasz_embed.formats import FORMATS
+
+    content, place = read_json(folder / "tree.json"), folder / "tree"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for name, kind in content.items() if isinstance(content, dict) else ():
+        path = Path(str(name))
+        if leads_outside(str(name)) or len(str(name)) > 400:
+            continue
+        with contextlib.suppress(OSError, ValueError):  # what no file can be called is no input
+            target = place / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(kind, list):
+                target.mkdir()
+            else:
+                target.write_bytes(_TREE_FILES.get(str(kind), b""))
+    faults = []
+    for format in FORMATS:
+        try:
+            data = open_dataset(place, format=format)
+            for number in range(min(len(data), 2)):
+                labels = data.labels(number)
+                assert labels is not None
+                must_be_labels(labels, len(data.categories))
+        except DataError as error:
+            faults.append(error)
+    if len(faults) == len(FORMATS):
+        raise faults[0]
 
 
 def _kept(folder: Path) -> None:
@@ -373,6 +452,12 @@ def readers() -> dict[str, Reader]:
             ((2 * log, scores, history, json_bytes(train), json_bytes(record), _model_seed()[0]),),
             _report,
             0.2,
+        ),
+        "folders of every format": Reader(
+            ("tree.json",), ("json",), tuple((json_bytes(tree),) for tree in _TREES), _tree, 0.3
+        ),
+        "shards: manifest, index, tar": Reader(
+            tuple(_shards_seed()), ("json", "flips", "json"), (tuple(_shards_seed().values()),), _shards, 0.7
         ),
         "checkpoint.pt": Reader(("checkpoint.pt",), ("zip",), (_checkpoint_seed(),), _checkpoint, 0.3),
         "command.json of --resume": Reader(

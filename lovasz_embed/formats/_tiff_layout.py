@@ -16,6 +16,7 @@ _HEADER = 8
 _BEYOND = 1 << 27  # bytes that a segment may grow to beyond the picture before it is looked at: inflating takes time
 _RATIO = 1032  # of deflate at most, by its definition
 _CHUNK = 1 << 20
+_REMEDY = "The file is damaged or not a picture: fetch or write it again."
 _BIG = 43  # the number in the head of a BigTIFF, whose offsets have 8 bytes
 _SUB_DIRECTORIES, _MOST_DIRECTORIES = 330, 65_536
 _OFFSET_TYPES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # code of a type in a TIFF: its bytes
@@ -41,7 +42,7 @@ def check_segments(path: Path, file: Any, series: Any, *, mapped: bool) -> None:
         frame = page if page is None or hasattr(page, "chunks") else page.keyframe
         # A page may have planes that its number of strips leaves out: what counts is what all of them fill.
         if page is None or len(page.dataoffsets) * math.prod(frame.chunks) < math.prod(frame.shape):
-            raise DataError(message(str(path), "hold all of its strips or tiles", "fewer"))
+            raise DataError(message(str(path), "be a readable picture", "less than all strips or tiles", _REMEDY))
         if frame.is_tiled:
             check_size(path, frame.tilelength, frame.tilewidth, mapped=mapped)
         for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
@@ -53,8 +54,8 @@ def check_segments(path: Path, file: Any, series: Any, *, mapped: bool) -> None:
 
 def _must_lie_in(path: Path, start: int, count: int, end: int) -> None:
     if start < _HEADER or count < 1 or start + count > end:
-        got = f"{count} bytes from byte {start} on"
-        raise DataError(message(str(path), f"hold its strips or tiles in its {end} bytes", got))
+        got = f"a strip or tile of {count} bytes at byte {start} of {end}"
+        raise DataError(message(str(path), "be a readable picture", got, _REMEDY))
 
 
 def _must_not_swell(path: Path, packed: bytes, most: int) -> None:
