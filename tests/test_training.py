@@ -758,7 +758,11 @@ def test_a_wrong_option_of_the_loss_fails_before_anything_is_written(tmp_path: P
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [("{", "be a readable JSON file"), ("[]", "hold options of TrainConfig, got list"), ('{"epochs": 3}', r"got \['epochs'\]")],
+    [
+        ("{", "be a readable JSON file"),
+        ("[]", "hold options of TrainConfig, got list"),
+        ('{"epochs": 3}', r"got \['epochs'\]"),
+    ],
 )
 def test_options_of_another_version_fail_clearly(tmp_path: Path, content: str, text: str) -> None:
     (tmp_path / "train.json").write_text(content)
