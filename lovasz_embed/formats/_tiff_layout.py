@@ -18,7 +18,7 @@ _RATIO = 1032  # of deflate at most, by its definition
 _CHUNK = 1 << 20
 _REMEDY = "The file is damaged or not a picture: fetch or write it again."
 _BIG = 43  # the number in the head of a BigTIFF, whose offsets have 8 bytes
-_SUB_DIRECTORIES, _MOST_DIRECTORIES = 330, 65_536
+_SUB_DIRECTORIES, _MOST_DIRECTORIES, _MOST_TAGS = 330, 65_536, 4096  # tifffile reads as many tags
 _OFFSET_TYPES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # code of a type in a TIFF: its bytes
 _LETTERS = {2: "H", 4: "I", 8: "Q"}
 
@@ -77,25 +77,43 @@ def check_directories(path: Path, file: Any) -> None:
     """
     kind, handle, end = file.tiff, file.filehandle, file.filehandle.size
     handle.seek(kind.offsetsize if kind.version == _BIG else 4)
-    waiting, seen = [_number(handle, kind.offsetformat, kind.offsetsize)], set[int]()
-    while waiting:
-        place = waiting.pop()
-        if not 0 < place < end:
+    first = _number(handle, kind.offsetformat, kind.offsetsize)
+    # Depth first: `within` are those that lead to the one at hand. A pyramid names a level twice, as what follows the
+    # level before and as a part of the picture; more often, or within itself, no writer does.
+    within, named, left = set[int](), set[tuple[bool, int]](), [(False, first)]
+    ways: list[tuple[int, list[tuple[bool, int]]]] = [(0, left)]
+    while ways:
+        place, left = ways[-1]
+        if not left:
+            within.discard(place)
+            ways.pop()
+            continue
+        way = left.pop()
+        if not 0 < way[1] < end:
             continue  # no directory is there: a matter for those who look for one
-        if place in seen or len(seen) == _MOST_DIRECTORIES:
-            rule = f"hold at most {_MOST_DIRECTORIES} directories, each of them once"
-            raise DataError(message(str(path), rule, f"one at byte {place} again" if place in seen else "more"))
-        seen.add(place)
-        handle.seek(place)
-        tags = _number(handle, kind.tagnoformat, kind.tagnosize)
-        entries = handle.read(min(tags, end // kind.tagsize + 1) * kind.tagsize)
-        waiting.append(_number(handle, kind.offsetformat, kind.offsetsize))
-        for at in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
-            entry = entries[at : at + kind.tagsize]
-            code, type_ = struct.unpack_from(f"{kind.byteorder}HH", entry)
-            size = _OFFSET_TYPES.get(type_)
-            if code == _SUB_DIRECTORIES and size is not None:
-                waiting += _offsets(handle, kind, entry, size)
+        if way in named or way[1] in within or len(named) == _MOST_DIRECTORIES:
+            again = way in named or way[1] in within
+            rule = f"hold at most {_MOST_DIRECTORIES} directories, none of them within itself"
+            raise DataError(message(str(path), rule, f"one at byte {way[1]} again" if again else "more", _REMEDY))
+        if not any((other, way[1]) in named for other in (False, True)):
+            within.add(way[1])
+            ways.append((way[1], _leads_to(handle, kind, way[1])))
+        named.add(way)
+
+
+def _leads_to(handle: Any, kind: Any, place: int) -> list[tuple[bool, int]]:
+    """Return the directories that follow one, (False, place), and are parts of it, (True, place)."""
+    handle.seek(place)
+    tags = _number(handle, kind.tagnoformat, kind.tagnosize)
+    entries = handle.read(min(tags, _MOST_TAGS) * kind.tagsize)
+    found = [(False, _number(handle, kind.offsetformat, kind.offsetsize))]
+    for at in range(0, len(entries) - kind.tagsize + 1, kind.tagsize):
+        entry = entries[at : at + kind.tagsize]
+        code, type_ = struct.unpack_from(f"{kind.byteorder}HH", entry)
+        size = _OFFSET_TYPES.get(type_)
+        if code == _SUB_DIRECTORIES and size is not None:
+            found += [(True, number) for number in _offsets(handle, kind, entry, size)]
+    return found
 
 
 def _offsets(handle: Any, kind: Any, entry: bytes, size: int) -> list[int]:
