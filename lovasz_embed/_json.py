@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def read_json(path: Path) -> Any:
     Traceback (most recent call last):
     ValueError: .../a.json must be a readable JSON file, got lists and objects nested too deep
     """
-    limit, size = _limit(), path.stat().st_size / 1e6
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # a pipe or a device may never end
+        raise ValueError(_check.message(str(path), "be a file", "a folder, a pipe or a device"))
+    limit, size = _limit(), about.st_size / 1e6
     if size > limit:
         remedy = f"Set {VARIABLE} to more for a file that you trust."
         raise ValueError(_check.message(str(path), f"have at most {limit:g} megabytes", f"{size:,.0f}", remedy))

@@ -217,13 +217,13 @@ def _write_entry(path: Path, size: tuple[int, int], found: Iterator[dict[str, An
 def _check_names(images: Sequence[ImageRecord]) -> None:
     if not images:
         raise DataError(message("images", "name at least one picture", "none"))
+    for image in images:
+        if leads_outside(image.file_name):
+            raise DataError(message("images", "have file names inside their folder", repr(image.file_name)))
     names = [f"{image.name}.png" for image in images]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(message("images", "have names of their own", f"{twice} twice"))
-    for name in names:
-        if leads_outside(name):
-            raise DataError(message("images", "have file names inside their folder", name))
 
 
 def _refuse_foreign_folder(folder: Path, path: Path) -> None:

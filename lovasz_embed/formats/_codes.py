@@ -87,6 +87,8 @@ def require_rgb_png(path: Path) -> None:
 
 def _require_png(path: Path, colour: int, depths: tuple[int, ...], rule: str) -> None:
     try:
+        if not path.is_file() and path.exists():  # a pipe or a device may never end
+            raise DataError(message(str(path), rule, "no file"))
         with path.open("rb") as file:
             header = file.read(26)
     except OSError as error:

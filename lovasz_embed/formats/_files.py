@@ -33,7 +33,11 @@ def read_text(path: Path) -> str:
     """Return the text of `path`; `DataError` where it is missing or not UTF-8."""
     with reading(path):
         try:
+            if not path.is_file() and path.exists():  # a pipe or a device may never end
+                raise DataError(message(str(path), "be a file", "a folder, a pipe or a device"))
             return path.read_text(encoding="utf-8")
+        except DataError:
+            raise
         except ValueError as error:
             raise DataError(message(str(path), "be a text in UTF-8", error)) from error
 
