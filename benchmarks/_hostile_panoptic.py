@@ -433,12 +433,6 @@ def _tiled(embed: Any, size: Any, class_means: Any, **options: Any) -> PanopticR
     return result
 
 
-@entry("Window", names=("by", "size", "outer"))
-def _(h: Hostile) -> Call:
-    window = Window(0, 0, h.whole(0, 5), h.whole(0, 5))
-    return Call(lambda: (window.rows, window.columns, window.shape, window.widened(1, (9, 9)).inside(window)), [])
-
-
 # Quality
 
 
@@ -490,7 +484,7 @@ def _(h: Hostile) -> Call:
 
 @entry("PanopticQuality")
 def _(h: Hostile) -> Call:
-    return Call(PanopticQuality, [h.whole(3, 5), h.pick(_THINGS)])
+    return Call(PanopticQuality, [h.whole(3, 5), h.pick(_THINGS)], h.options(local=(True, False)))
 
 
 def _metric(h: Hostile) -> PanopticQuality:
@@ -510,6 +504,15 @@ def _(h: Hostile) -> Call:
 @entry("PanopticQuality.merge")
 def _(h: Hostile) -> Call:
     return Call(_metric(h).merge, [_metric(h)])
+
+
+@entry("PanopticQuality.gather", names=("local",))
+def _(h: Hostile) -> Call:
+    metric = PanopticQuality(3, {1}, local=h.chance(0.5))
+    call = Call(metric.gather, [])
+    if not metric.local:
+        call.spoilt.append("not local")
+    return call
 
 
 @entry("PanopticQuality.compute")

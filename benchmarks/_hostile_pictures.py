@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
 import tempfile
@@ -261,6 +262,37 @@ def _(h: Hostile) -> Call:
         _below(io.write_vistas), ["v2.0", results],
         {"images": images, "config": _vistas_config(), **h.options(version=("v1.2", "v2.0"))},
     )  # fmt: skip
+
+
+class _Cells(io.PanopticDataset):
+    """Two pictures in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(_categories(2), [io.ImageRecord(n, f"{n}.png") for n in range(2)])
+
+    def image(self, index: Any) -> Any:
+        return np.full((2, 3, 3), int(index), np.uint8)
+
+    def labels(self, index: Any) -> io.Labels:
+        ones = np.ones((2, 3), np.uint8)
+        return io.Labels(ones, ones.astype(np.int32))
+
+
+# Not with several processes: they would be started anew for every call.
+@entry("write_shards", names=("dataset", "folder"), allows=_PLACES, fixed=("processes",), share=0.02)
+def _(h: Hostile) -> Call:
+    options = h.options(split=("train", "val"), pictures_per_shard=(1, 5))
+    return Call(_sharded, [_Cells(), "shards"], options)
+
+
+def _sharded(dataset: Any, folder: Any, **options: Any) -> Any:
+    """Write below a temporary folder alone."""
+    with tempfile.TemporaryDirectory(dir=_folder().name) as place:
+        inside = os.path.join(place, os.path.basename(folder) or "x") if isinstance(folder, str) else folder
+        return io.write_shards(dataset, inside, **options)
+
+
+_sharded.__signature__ = inspect.signature(io.write_shards)  # type: ignore[attr-defined]
 
 
 # Reports
