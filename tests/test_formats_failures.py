@@ -496,7 +496,7 @@ def test_results_that_do_not_fit_their_images_fail_clearly(tmp_path: Path) -> No
         write("out.json")
     with refuses("images must have names of their own, got five.png twice"):
         write("out.json", ImageRecord(1, "five.jpg"), ImageRecord(2, "five.tif"))
-    with refuses("images must have file names inside their folder, got ../five.png"):
+    with refuses("images must have file names inside their folder, got '../five.jpg'"):
         write("out.json", ImageRecord(1, "../five.jpg"))
     with refuses("results must have the size 4 x 3 of image 1, got 2 x 3 (height x width)"):
         write("out.json", ImageRecord(1, "five.jpg", 4, 3))
