@@ -95,7 +95,7 @@ class PanopticEmbedder(nn.Module):
                 some pixels alone need not write the others.
         """
         check_picture(picture, self.head.weight)
-        _check_window(at, of, pixels)
+        _check_window(at, of, pixels, picture)
         height, width = picture.shape[-2:]
         stride = self.strides[-1]
         padded = F.pad(picture, (0, -width % stride, 0, -height % stride), mode="replicate")
@@ -358,7 +358,9 @@ def _must_be_finite(tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} with NaN or Inf")
 
 
-def _check_window(at: tuple[int, int], of: tuple[int, int] | None, pixels: tuple[Tensor, Tensor] | None) -> None:
+def _check_window(
+    at: tuple[int, int], of: tuple[int, int] | None, pixels: tuple[Tensor, Tensor] | None, picture: Tensor
+) -> None:
     """Raise where the place of a window, or the pixels asked for, are none."""
     if torch.compiler.is_compiling():
         return
@@ -369,8 +371,13 @@ def _check_window(at: tuple[int, int], of: tuple[int, int] | None, pixels: tuple
             _check.are_numbers(name, pair, rule, 0, _MOST_SIDE)
     if pixels is not None:
         _check.is_sequence("pixels", pixels, "be the rows and the columns, two integer tensors", 2)
-        for own in pixels:
+        for side, own in zip(picture.shape[-2:], pixels, strict=True):
             _check.is_labels("pixels", own)
+            if own.ndim != 1:
+                raise ValueError(_check.message("pixels", "have one axis each", tuple(own.shape)))
+            _check.same_device("pixels", own, picture.device, "picture")
+            if own.device.type == "cpu" and own.numel() and not 0 <= int(own.min()) <= int(own.max()) < side:
+                raise ValueError(_check.message("pixels", "lie inside the picture", f"{int(own.max())} of {side}"))
 
 
 def _relative_position(like: Tensor, at: tuple[int, int], of: Sequence[int] | None) -> Tensor:
