@@ -118,6 +118,7 @@ def test_the_oracle_sees_what_is_no_refusal_of_ours(fuzz: Any) -> None:
     assert outcomes(fuzz, right) == "refused"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_counted_and_replaced(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker of a campaign is a spawned process: it is killed here as a crash would kill it."""
     run = fuzz.hostile_run
