@@ -3,11 +3,13 @@
 numba keeps an index of each function, and a numbered file for each signature and processor. Of two processes that
 compile two signatures at the same moment both read the index, both take the number 1, and the index of the one can stay
 with the code of the other. Whoever reads that later runs code for other types of arrays on its own, and gets numbers
-that mean nothing. An index that was cut off, say by a full disk, raises whatever reading it happens to hit.
+that mean nothing. An index that was cut off raises whatever reading it happens to hit. And where the disk is full, what
+was compiled would be thrown away with the error.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 
@@ -51,9 +53,19 @@ class CheckedFiles:
 
 
 def check_files(dispatcher: Any) -> None:
-    """Let a compiled function believe only files that say what they hold; one without files stays as it is."""
+    """Let a compiled function believe only files that say what they hold, and do without where it cannot write them.
+
+    One without files stays as it is.
+    """
     cache = getattr(dispatcher, "_cache", None)
     files = getattr(cache, "_cache_file", None)
     # numba promises nothing about these names: where they are others, its own files are as good as they are.
     if cache is not None and hasattr(files, "_source_stamp"):
         cache._cache_file = CheckedFiles(files)
+        save = cache.save_overload
+
+        def save_if_possible(signature: Any, code: Any) -> None:
+            with suppress(OSError):
+                save(signature, code)
+
+        cache.save_overload = save_if_possible
