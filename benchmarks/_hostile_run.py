@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import resource
 import signal
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -172,7 +174,19 @@ class _Worker:
 
 
 def run_campaign(campaign: Campaign) -> Found:
-    """Make all calls of a campaign and return what came of them."""
+    """Make all calls of a campaign and return what came of them; what they leave on disk goes with them."""
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:  # workers are killed and clean up nothing
+        os.environ["TMPDIR"] = place
+        try:
+            return _run(campaign)
+        finally:
+            os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
+
+
+def _run(campaign: Campaign) -> Found:
     found = Found({name: Counter() for name in campaign.names})
     tasks = [task for name in campaign.names for task in _tasks(name, campaign.calls)]
     tasks.reverse()
