@@ -1,7 +1,8 @@
 """One of several processes of `test_distributed.py`.
 
 Run by torchrun or with its variables set, as `distributed_worker.py same FOLDER` (what must equal one process), or as
-`distributed_worker.py HOW STEP COMMAND ...`: the command line, whose last process meets HOW after a step.
+`distributed_worker.py HOW WHEN COMMAND ...`: the command line, some of whose processes meet HOW. WHEN is a list such as
+`0:1:5,1:0:7`: after the first start process 1 after step 5, after the first restart process 0 after step 7.
 """
 
 from __future__ import annotations
@@ -151,15 +152,13 @@ def same(folder: str) -> None:
     time.sleep(0.1)  # gloo's threads let go of their tensors: a process that ends at once may abort
 
 
-def command(how: str, step: int, arguments: list[str]) -> None:
-    """Run the command line, with a checkpoint every two steps; its last process meets its end after a step."""
+def command(how: str, when: set[str], arguments: list[str]) -> None:
+    """Run the command line, with a checkpoint every two steps; its processes meet their end when they are told."""
     from lovasz_embed.cli import app
 
     verb = sys.modules["lovasz_embed.cli.train"]
     original = verb.fit  # type: ignore[attr-defined]
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    doomed = how != "whole" and rank == ranks - 1 and start == "0"
+    rank, start = int(os.environ["RANK"]), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
     def fit_until(network: Any, pictures: Any, config: TrainConfig, *, on_step: Any, **options: Any) -> Any:
         def then(progress: Any) -> None:
@@ -167,7 +166,7 @@ def command(how: str, step: int, arguments: list[str]) -> None:
             if rank == 0:
                 with open(os.environ["STEPS"], "a") as file:
                     file.write(f"{start} {progress.step}\n")
-            if doomed and progress.step == step:
+            if f"{start}:{rank}:{progress.step}" in when:
                 if how == "raise":
                     raise ValueError("picture 7 must be readable, got damage")
                 os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
@@ -183,4 +182,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "same":
         same(sys.argv[2])
     else:
-        command(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+        command(sys.argv[1], set(sys.argv[2].split(",")), sys.argv[3:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,7 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +25,7 @@ from typer.testing import CliRunner
 
 import lovasz_embed as le
 from lovasz_embed.cli import app
-from lovasz_embed.cli._distributed import SECONDS, TIMEOUT, gathered, processes
+from lovasz_embed.cli._distributed import SECONDS, TIMEOUT, _meet, gathered, processes
 from lovasz_embed.training import TrainConfig, View, whole
 from lovasz_embed.training._batches import Batches
 from lovasz_embed.training._loss import followed
@@ -95,6 +98,23 @@ def test_one_gpu_for_several_processes_fails_clearly(monkeypatch: pytest.MonkeyP
     text = r"--device must be cpu or cuda for several processes, got cuda:0\. The launcher gives each process"
     with pytest.raises(ValueError, match=text), processes("cuda:0"):
         pass
+
+
+@pytest.mark.parametrize("start", ["0", "3"])
+def test_each_start_has_names_of_its_own_in_the_launchers_store(monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+    """PyTorch 2.13's torchrun keeps the store, and with it the addresses of the processes that died."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    values = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
+    values |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": start}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+    def meet(backend: str, *, store: dist.Store, rank: int, world_size: int, timeout: Any) -> None:
+        store.set("address", "here")
+
+    monkeypatch.setattr(dist, "init_process_group", meet)
+    _meet("gloo", timedelta(seconds=20))
+    assert server.get(f"start {start}/address") == b"here"
 
 
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,12 +222,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_restart_goes_on_from_the_checkpoint_and_ends_with_the_same_weights(streets: Path) -> None:
-    running = {}
-    for name, how, restarts in (("whole", "whole", 0), ("killed", "kill", 1)):
-        arguments = ["train", "--data", str(streets / "data"), "--out", str(streets / name), "--resume", *TRAIN]
-        command = torchrun(2, str(WORKER), how, "5", *arguments, restarts=restarts)
-        steps = environment(STEPS=str(streets / f"{name}.steps"))
-        running[name] = subprocess.Popen(command, env=steps, stderr=subprocess.PIPE, text=True)
+    running = {"whole": training(streets, "whole", 2, "", 0), "killed": training(streets, "killed", 2, "0:1:5", 1)}
     for process in running.values():
         error = process.communicate(timeout=300)[1]
         assert process.returncode == 0, error
@@ -216,6 +231,31 @@ def test_a_restart_goes_on_from_the_checkpoint_and_ends_with_the_same_weights(st
     steps = [tuple(map(int, line.split())) for line in (streets / "killed.steps").read_text().splitlines()]
     assert [step for start, step in steps if start == 1] == [5, 6]  # after the checkpoint of step 4
     assert "process 1" not in error
+
+
+def training(streets: Path, name: str, ranks: int, when: str, restarts: int, *more: str) -> subprocess.Popen[str]:
+    """Start a training under torchrun, some of whose processes are killed."""
+    arguments = ["train", "--data", str(streets / "data"), "--out", str(streets / name), "--resume", *TRAIN, *more]
+    command = torchrun(ranks, str(WORKER), "kill", when, *arguments, restarts=restarts)
+    steps = environment(STEPS=str(streets / f"{name}.steps"))
+    return subprocess.Popen(command, env=steps, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_many_restarts_end_with_the_same_weights(streets: Path, ranks: int) -> None:
+    """Processes are killed at random steps, the one that writes as well."""
+    rng = random.Random(0)
+    kills = [f"{start}:{rng.randrange(ranks)}:{2 * start + rng.randrange(3, 5)}" for start in range(10)]
+    weights = []
+    for name, when, restarts in (("whole", "", 0), ("killed", ",".join(kills), len(kills))):
+        process = training(streets, f"many-{name}-{ranks}", ranks, when, restarts, "--steps", "30")
+        error = process.communicate(timeout=3600)[1]
+        assert process.returncode == 0, error
+        weights.append((streets / f"many-{name}-{ranks}" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    starts = {line.split()[0] for line in (streets / f"many-killed-{ranks}.steps").read_text().splitlines()}
+    assert len(starts) == len(kills) + 1
 
 
 @pytest.mark.slow
@@ -270,7 +310,7 @@ def pair(streets: Path, how: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    arguments = [sys.executable, str(WORKER), how, "2", "train", "--data", str(streets / "data")]
+    arguments = [sys.executable, str(WORKER), how, "0:1:2", "train", "--data", str(streets / "data")]
     arguments += ["--out", str(streets / f"end-{how}"), *TRAIN]
     here = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "STEPS": str(streets / f"{how}.steps")}
     return [

@@ -46,10 +46,10 @@ def processes(device: str) -> Iterator[tuple[Ranks, str]]:
         return
     device = _own(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    rank, seconds = int(os.environ["RANK"]), _seconds()
-    let_one_speak(rank)
+    seconds = _seconds()
+    let_one_speak(int(os.environ["RANK"]))
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+        _meet(backend, timedelta(seconds=seconds))
         yield Ranks(), device
     except (dist.DistError, RuntimeError) as error:
         text = re.sub(r"\[\S+:\d+\] ", "", " ".join(str(error).split())).partition(". ")[0]  # its first sentence
@@ -61,6 +61,18 @@ def processes(device: str) -> Iterator[tuple[Ranks, str]]:
         if dist.is_initialized():
             dist.destroy_process_group()
         time.sleep(0.1)  # gloo's threads let go of their tensors: a process that ends at once may abort
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Make the process group.
+
+    After a restart torchrun (PyTorch 2.13) hands out the store of the start before: its processes' addresses are still
+    there, and all would knock at the doors of the dead until they give up. So each start has names of its own.
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, count = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
+    names = dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=names, rank=rank, world_size=count, timeout=timeout)
 
 
 def gathered(ranks: Ranks, items: list[Any]) -> list[Any]:
