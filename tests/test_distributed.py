@@ -103,7 +103,7 @@ def test_one_gpu_for_several_processes_fails_clearly(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("start", ["0", "3"])
 def test_each_start_has_names_of_its_own_in_the_launchers_store(monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     """PyTorch 2.13's torchrun keeps the store, and with it the addresses of the processes that died."""
-    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5))
     values = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
     values |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": start}
     for name, value in values.items():
