@@ -45,7 +45,7 @@ class Off:
     gradient: float | None
 
 
-def rows(size: int, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
+def rows(size: int, seed: int, dtype: torch.dtype, binned: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield logits (P,) in the dtype and bool masks (P,), by the name of what is hard about them."""
     random = torch.Generator().manual_seed(seed)
     pixels = 1 << size
@@ -53,7 +53,8 @@ def rows(size: int, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
     half = torch.rand(pixels, generator=random) < 0.5
     few = torch.rand(pixels, generator=random) < 0.01
     few[0] = True
-    huge = 1e4 if dtype == torch.float16 else 1e30
+    # The bracket of "binned" holds for errors up to 2^32.
+    huge = 1e4 if dtype == torch.float16 else 1e8 if binned else 1e30
     tiny = 1e-7 if dtype == torch.float16 else 1e-40  # subnormal
     yield "normal", logits.to(dtype), half
     yield "1 % foreground", (2 * logits - 3).to(dtype), few
@@ -66,13 +67,14 @@ def rows(size: int, seed: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
 
 def hinges(size: int, seed: int, dtype: str, engine: str) -> Iterator[Off]:
     """Compare the Lovász hinge."""
-    for case, logits, mask in rows(size, seed, DTYPES[dtype]):
+    for case, logits, mask in rows(size, seed, DTYPES[dtype], "binned" in engine):
         leaf = logits.clone()[None].requires_grad_()
         value = le.lovasz_hinge(leaf, mask[None], **ENGINES[engine])
         value.backward()  # type: ignore[no-untyped-call]
         exact = hinge(logits.double().numpy().astype(np.longdouble), mask.numpy())
         assert leaf.grad is not None
-        slope = gradient_error(leaf.grad[0].double().numpy().astype(np.longdouble), exact)
+        arithmetic = np.float64 if dtype == "float64" else np.float32
+        slope = gradient_error(leaf.grad[0].double().numpy().astype(np.longdouble), exact, arithmetic)
         # Where nothing is foreground, one of the largest errors takes all: which one is a tie like any other.
         yield Off("lovasz_hinge", engine, dtype, size, case, _off(value, exact.value), slope)
 

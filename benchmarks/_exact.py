@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 Wide = NDArray[np.longdouble]
@@ -87,7 +87,7 @@ def tree(
     total = embedding.new_zeros(())
     for labels, radius, margin2 in levels:
         losses = []
-        for node in torch.unique(labels[labels >= 0]):  # type: ignore[no-untyped-call]
+        for node in np.unique(labels[labels >= 0].numpy()).tolist():
             inside = labels == node
             distance2 = (embedding - embedding[:, inside].mean(1, keepdim=True)).square().sum(0)
             own = torch.as_tensor(radius, dtype=torch.float64) if bandwidth is None else bandwidth[inside].mean()
@@ -102,13 +102,13 @@ def tree(
     return total
 
 
-def gradient_error(found: Wide, exact: Exact) -> float:
+def gradient_error(found: Wide, exact: Exact, arithmetic: DTypeLike) -> float:
     """Return the largest error of a gradient with respect to the errors, over its largest entry.
 
     Among equal errors every order is right, and gives another subgradient; but the sum over all equal ones is the same.
-    So entries of one error count as one.
+    So entries count as one whose errors are the same in the dtype of the arithmetic.
     """
-    _, group = np.unique(exact.errors, return_inverse=True)
+    _, group = np.unique(exact.errors.astype(arithmetic), return_inverse=True)
     right, got = (np.zeros(group.max() + 1, np.longdouble) for _ in range(2))
     np.add.at(right, group, exact.weights)
     np.add.at(got, group, np.abs(found))
