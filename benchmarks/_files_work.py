@@ -176,7 +176,14 @@ def run_atheris(work: Work, inputs: int, seed: int, corpus: Path, log: Path) -> 
             work.tell()
             os._exit(0)
 
-    options = [f"-seed={seed % (1 << 31) + 1}", "-max_len=60000", "-rss_limit_mb=0", "-timeout=0", "-len_control=0"]
+    options = [
+        f"-artifact_prefix={work.report.parent}/",
+        f"-seed={seed % (1 << 31) + 1}",
+        "-max_len=60000",
+        "-rss_limit_mb=0",
+        "-timeout=600",
+        "-len_control=0",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], read, custom_mutator=change)
     atheris.Fuzz()
 

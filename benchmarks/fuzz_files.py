@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 INSTRUMENTED = ["lovasz_embed.formats", "lovasz_embed.model.config", "lovasz_embed._coco", "lovasz_embed._rle"]
-SILENT = 60.0  # seconds without a word from a process: it hangs where no signal of Python reaches
+SILENT = 120.0  # seconds without a word from a process: it hangs where no signal of Python reaches
 
 
 def main() -> int:
@@ -141,6 +141,7 @@ def _run(
                 how = "hangs" if hangs else f"ends the process ({os.waitstatus_to_exitcode(status)})"
                 kept = corpus / _slug(name) / f"died-{seed}"
                 shutil.copytree(own / "files", kept, dirs_exist_ok=True)
+                shutil.copy(own / "log", kept / "log")
                 counts.defects[f"{how}: {_last_line(own / 'log')}"] = [1, str(kept)]
                 counts.inputs += 1
                 if seed < options.seed + 20 and counts.inputs < share:
