@@ -21,6 +21,8 @@ MOST_CLASSES = 2**24
 MOST_PIXELS = 2**48
 """No picture has more pixels than this, and the sums of a few such numbers fit 64 bits."""
 
+_MOST_ENTRIES = 2**27  # of a table: a gigabyte of float64
+
 
 def message(argument: str, rule: str, got: object, remedy: str = "") -> str:
     """Return the text of an error: what must hold, what came, and what to do."""
@@ -148,6 +150,29 @@ def is_a(argument: str, value: object, kind: type | tuple[type, ...], name: str,
     """Raise `TypeError` unless `value` is of a kind; `name` is what it is called, with its article."""
     if not isinstance(value, kind):
         raise TypeError(message(argument, f"be {name}", type(value).__name__, remedy))
+
+
+def has_fields(argument: str, value: object, names: Sequence[str], what: str) -> None:
+    """Raise `TypeError` unless `value` has attributes of these names; `what` says what it should be."""
+    lacking = [name for name in names if not hasattr(value, name)]
+    if lacking:
+        raise TypeError(message(argument, f"be {what}", f"{type(value).__name__} without {lacking[0]}"))
+
+
+def is_iterable(argument: str, value: object, what: str) -> None:
+    """Raise `TypeError` unless one can iterate over `value`; `what` says what it should be."""
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:  # of a 0-d tensor, too, which has the method for it
+        raise TypeError(message(argument, f"be {what}", type(value).__name__)) from None
+
+
+def is_table(argument: str, rows: int, columns: int) -> None:
+    """Raise unless so many rows (an int, `argument` names it), of `columns` each, make a table that memory can hold."""
+    is_int(argument, rows, 1)
+    if rows * columns > _MOST_ENTRIES:
+        rule = f"be at most {_MOST_ENTRIES // columns} with {columns} numbers for each"
+        raise ValueError(message(argument, rule, _short(rows)))
 
 
 def is_path(argument: str, value: object) -> None:

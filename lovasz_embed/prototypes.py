@@ -57,8 +57,8 @@ def class_means(embedding: Tensor, semantic: Tensor, *, num_classes: int, ignore
         >>> class_means(embedding, torch.tensor([[0, 0, 1, 255]]), num_classes=3)
         ClassMeans(means=tensor([[1.], [5.], [nan]]), counts=tensor([2, 1, 0]))
     """
-    _at_least_one("num_classes", num_classes)
     _check.is_embedding("embedding", embedding)
+    _check.is_table("num_classes", num_classes, max(1, embedding.shape[0] * embedding.shape[1]))
     semantic = _check_labels(semantic, embedding, num_classes, ignore_index)
     sums, counts = class_sums(embedding, semantic, num_classes, ignore_index)
     dtype = torch.float64 if embedding.dtype == torch.float64 else torch.float32
@@ -184,8 +184,8 @@ class NearestClassMean(nn.Module):
         impl: str = "auto",
     ) -> None:
         super().__init__()
-        _at_least_one("num_classes", num_classes)
-        _at_least_one("dim", dim)
+        _check.is_int("dim", dim, 1)
+        _check.is_table("num_classes", num_classes, dim)
         check_dims(dims, dim)
         if reject_radius is not None:
             _check.positive("reject_radius", reject_radius)
@@ -282,6 +282,7 @@ class NearestClassMean(nn.Module):
         """
         _check.is_embedding("embedding", embedding)
         _check_width(embedding, self.dim)
+        _check.same_device("embedding", embedding, self.sums.device, "the module")
         looked_at = looked_at_of(self.dims, self.sums).view(-1, *[1] * (embedding.ndim - 2))
         squared_norm = (at_least_float32(embedding) * looked_at).square().sum(1, keepdim=True)
         return linear_scores(embedding, *self._linear()) - squared_norm
@@ -332,10 +333,3 @@ def _check_labels(semantic: Tensor, embedding: Tensor, num_classes: int, ignore_
 def _check_width(embedding: Tensor, dim: int) -> None:
     if embedding.shape[1] != dim:
         raise ValueError(_check.message("embedding", f"have D = {dim} on axis 1", tuple(embedding.shape)))
-
-
-def _at_least_one(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(_check.message(argument, "be an int", type(value).__name__))
-    if value < 1:
-        raise ValueError(_check.message(argument, "be at least 1", value))

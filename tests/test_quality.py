@@ -430,9 +430,9 @@ def test_a_category_that_is_thing_and_stuff_fails_clearly() -> None:
 
 
 def test_what_cannot_be_classes_fails_clearly() -> None:
-    with pytest.raises(ValueError, match="num_classes must be a finite number above 0, got 0"):
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         PanopticQuality(0, [])
-    with pytest.raises(TypeError, match="num_classes must be an integer, got float"):
+    with pytest.raises(TypeError, match="num_classes must be an int, got float"):
         PanopticQuality(2.0, [])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"things must be categories from 0 to 1, got \[2\]"):
         PanopticQuality(2, [1, 2])

@@ -226,5 +226,5 @@ def test_points_that_are_no_floats_fail_clearly() -> None:
 
 def test_a_shift_of_other_axes_fails_clearly() -> None:
     good = frame([0, 1], [1, 2])
-    with pytest.raises(ValueError, match=r"shift must have one number per axis \(1\), got 2"):
+    with pytest.raises(ValueError, match=r"shift must have one whole number per axis \(1\), got 2"):
         TemporalStability().update(good, good, shift=(1, 2))

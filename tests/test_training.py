@@ -734,13 +734,13 @@ def test_resuming_without_a_folder_fails_clearly() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"steps": 0}, ValueError, "steps must be 1 or above, got 0"),
+        ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"batch": 1.5}, TypeError, "batch must be a whole number, got float"),
-        ({"workers": -1}, ValueError, "workers must be 0 or above, got -1"),
+        ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
         ({"minutes": 0.0}, ValueError, "minutes must be a finite number above 0, got 0.0"),
         ({"learning_rate": float("inf")}, ValueError, "learning_rate must be a finite number above 0, got inf"),
-        ({"jitter": -0.1}, ValueError, "jitter must be a finite number, 0 or above, got -0.1"),
-        ({"scale": 0.5}, ValueError, "scale must be 1 or above, got 0.5"),
+        ({"jitter": -0.1}, ValueError, "jitter must lie in 0 ... 1, got -0.1"),
+        ({"scale": 0.5}, ValueError, "scale must lie in 1 ... 1000, got 0.5"),
         ({"momentum": 1.0}, ValueError, r"momentum must lie in \[0, 1\), got 1.0"),
     ],
 )

@@ -139,6 +139,7 @@ def panoptic_quality(
     >>> quality.pq, quality.pq_things, quality.miou
     (1.0, 1.0, 1.0)
     """
+    _check_results(prediction, truth)
     segments = [segment for picture in (*prediction.segments, *truth.segments) for segment in picture]
     if num_classes is None:
         num_classes = max((segment.category + 1 for segment in segments), default=1)
@@ -185,9 +186,7 @@ class PanopticQuality(nn.Module):
         super().__init__()
         _check.is_bool("local", local)
         self.local = local
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-            raise TypeError(_check.message("num_classes", "be an integer", type(num_classes).__name__))
-        _check.positive("num_classes", num_classes)
+        _check.is_table("num_classes", num_classes, len(_Row))
         self.num_classes = num_classes
         self.things = thing_categories(things)
         stray = sorted(c for c in self.things if not 0 <= c < num_classes)
@@ -199,6 +198,7 @@ class PanopticQuality(nn.Module):
         """Add a batch; under torch.distributed, the batches of all ranks, unless `local`.
 
         Raises:
+            TypeError: As `panoptic_quality`.
             ValueError: As `panoptic_quality`.
         """
         counts = _count(prediction, truth, self.num_classes).to(self.counts.device)
@@ -222,8 +222,10 @@ class PanopticQuality(nn.Module):
         """Add what another metric has counted: of another process that is not under torch.distributed, say.
 
         Raises:
+            TypeError: It is no `PanopticQuality`.
             ValueError: The classes or the things differ.
         """
+        _check.is_a("other", other, PanopticQuality, "a PanopticQuality")
         mine, others = (self.num_classes, self.things), (other.num_classes, other.things)
         if mine != others:
             raise ValueError(_check.message("other", f"have the classes and things of {self}", other))
@@ -294,8 +296,14 @@ def _things_of(segments: list[Segment]) -> set[int]:
     return things
 
 
+def _check_results(prediction: PanopticResult, truth: PanopticResult) -> None:
+    for name, result in (("prediction", prediction), ("truth", truth)):
+        _check.is_a(name, result, PanopticResult, "a PanopticResult")
+
+
 def _count(prediction: PanopticResult, truth: PanopticResult, num_classes: int) -> Tensor:
     """Return the counts (rows, C) of a batch, on the CPU."""
+    _check_results(prediction, truth)
     shape = tuple(truth.segmentation.shape)
     _check.same_shape("prediction", prediction.segmentation, shape, "truth")
     _check.same_device("prediction", prediction.segmentation, truth.segmentation.device, "truth")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lovasz_embed import _check
+from lovasz_embed._ops.labels import as_labels
 
 
 class Frame(NamedTuple):
@@ -96,6 +97,7 @@ class TemporalStability:
     """
 
     def __init__(self, *, ignore_index: int = 255) -> None:
+        _check.is_label("ignore_index", ignore_index)
         self.ignore_index = ignore_index
         self.reset()
 
@@ -125,12 +127,14 @@ class TemporalStability:
             ValueError: Shapes differ, points are not finite, ids are negative, or the shift has not one number per
                 axis.
         """
-        for name, frame in (("before", before), ("after", after)):
-            _check_frame(name, frame, tuple(before.points.shape))
+        before, after = (_checked(name, frame, before) for name, frame in (("before", before), ("after", after)))
         sides = tuple(before.semantic.shape)
+        if shift is not None:
+            rule = f"have one whole number per axis ({len(sides)})"
+            _check.is_sequence("shift", shift, rule, len(sides))
+            for step in shift:
+                _check.is_int("shift", step, rule=rule)
         shift = (0,) * len(sides) if shift is None else tuple(shift)
-        if len(shift) != len(sides):
-            raise ValueError(_check.message("shift", f"have one number per axis ({len(sides)})", len(shift)))
         self._count_identities(before, after)
         if before.segments is not None and after.segments is not None:
             self._count_tracked(before, after)
@@ -219,6 +223,7 @@ def temporal_stability(
         >>> result.persistence, result.kept, result.drift, result.flicker, result.instances
         (1.0, 1.0, 0.0, 0.0, 4)
     """
+    _check.is_iterable("frames", frames, "an iterable of Frame")
     stability = TemporalStability(ignore_index=ignore_index)
     for before, after in pairwise(frames):
         stability.update(before, after, shift=shift)
@@ -273,15 +278,24 @@ def _overlap(sides: tuple[int, ...], shift: tuple[int, ...]) -> tuple[tuple[slic
     return earlier, later
 
 
-def _check_frame(name: str, frame: Frame, shape: tuple[int, ...]) -> None:
-    _check.is_floating(f"{name}.points", frame.points)
+def _checked(name: str, frame: Frame, first: Frame) -> Frame:
+    """Return a frame with maps of int64, which all operations know, or raise; `first` says what shape it must have."""
+    for frame_name, each in (("before", first), (name, frame)):
+        _check.is_a(frame_name, each, Frame, "a Frame")
+        _check.is_floating(f"{frame_name}.points", each.points)
+    shape = tuple(first.points.shape)
+    if not shape:
+        raise ValueError(_check.message("before.points", "have shape (D, *spatial)", shape))
     _check.same_shape(f"{name}.points", frame.points, shape, "before.points")
+    _check.has_values(f"{name}.points", frame.points)
     _check.all_finite(f"{name}.points", frame.points)
     maps = {"categories": frame.categories, "semantic": frame.semantic, "instance": frame.instance}
     if frame.segments is not None:
         maps["segments"] = frame.segments
     for part, labels in maps.items():
-        _check.is_labels(f"{name}.{part}", labels)
+        maps[part] = as_labels(f"{name}.{part}", labels).long()
+        _check.has_values(f"{name}.{part}", labels)
         _check.same_shape(f"{name}.{part}", labels, shape[1:], "points (D, *spatial)")
-        if part in ("instance", "segments") and labels.numel() and int(labels.min()) < 0:
-            raise ValueError(_check.message(f"{name}.{part}", "hold ids of 0 or above", int(labels.min())))
+        if part in ("instance", "segments") and labels.numel() and int(maps[part].min()) < 0:
+            raise ValueError(_check.message(f"{name}.{part}", "hold ids of 0 or above", int(maps[part].min())))
+    return frame._replace(**maps)

@@ -96,21 +96,23 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every value, so that a run fails before it starts."""
         for name in ("steps", "batch", "crop", "loss_stride", "mean_pictures", "log_every", "checkpoint_every"):
-            _whole(name, getattr(self, name), at_least=1)
+            _check.is_int(name, getattr(self, name), 1, rule="be a whole number")
         for name in ("frozen_stages", "warmup", "max_skipped", "workers", "seed"):
-            _whole(name, getattr(self, name), at_least=0)
-        if self.minutes is not None:
-            _check.positive("minutes", self.minutes)
-        if self.spread is not None:
-            _check.positive("spread", self.spread)
+            _check.is_int(name, getattr(self, name), 0, rule="be a whole number")
+        for name in ("amp", "turn"):
+            _check.is_bool(name, getattr(self, name))
+        for name in ("minutes", "spread"):
+            if getattr(self, name) is not None:
+                _check.positive(name, getattr(self, name))
         for name in ("learning_rate", "clip", "ncm_temperature"):
             _check.positive(name, getattr(self, name))
-        for name in ("backbone_rate", "weight_decay", "jitter", "ncm_weight", "pull_weight", "norm_weight"):
+        for name in ("backbone_rate", "weight_decay", "ncm_weight", "pull_weight", "norm_weight"):
             _check.non_negative(name, getattr(self, name))
         _check.one_of("sampling", self.sampling, SAMPLINGS)
-        if self.scale < 1:
-            raise ValueError(_check.message("scale", "be 1 or above", self.scale))
-        if not 0 <= self.momentum < 1:
+        _check.between("scale", self.scale, 1, 1000, "lie in 1 ... 1000")
+        _check.between("jitter", self.jitter, 0, 1, "lie in 0 ... 1")
+        _check.between("momentum", self.momentum, 0, 1, "lie in [0, 1)")
+        if self.momentum == 1:
             raise ValueError(_check.message("momentum", "lie in [0, 1)", self.momentum))
         # kernel and negatives are checked by the loss, which is built before the first step.
 
@@ -131,10 +133,3 @@ class TrainConfig:
             got = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
             raise ValueError(_check.message(str(path), "hold options of TrainConfig", got))
         return cls(**values)
-
-
-def _whole(name: str, value: object, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(_check.message(name, "be a whole number", type(value).__name__))
-    if value < at_least:
-        raise ValueError(_check.message(name, f"be {at_least} or above", value))

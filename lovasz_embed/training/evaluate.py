@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import zip_longest
 from os import PathLike
 
@@ -51,6 +51,8 @@ def predict(
         >>> tuple(result.segmentation.shape)
         (1, 20, 30)
     """
+    _check.is_a("model", model, PanopticEmbedder, "lovasz_embed.model.PanopticEmbedder")
+    _check.is_iterable("images", images, "an iterable of pictures")
     if tile is None and overlap is not None:
         raise ValueError(_check.message("overlap", "come with a tile", overlap))
     if tile is None and scratch is not None:
@@ -71,7 +73,7 @@ def evaluate(
     truths: Iterable[PanopticResult],
     *,
     classes: int,
-    things: Iterable[int],
+    things: Collection[int],
 ) -> QualityResult:
     """Score predictions against truths, picture by picture, all counted together.
 
@@ -90,7 +92,9 @@ def evaluate(
         >>> evaluate([truth], [truth], classes=2, things={1}).pq
         1.0
     """
-    quality = PanopticQuality(classes, frozenset(things))
+    for name, results in (("predictions", predictions), ("truths", truths)):
+        _check.is_iterable(name, results, "an iterable of PanopticResult")
+    quality = PanopticQuality(classes, things)
     for prediction, truth in zip_longest(predictions, truths):
         if prediction is None or truth is None:
             got = "fewer" if prediction is None else "more"

@@ -99,6 +99,7 @@ def fit(
         The model, in evaluation mode.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If there is no picture, a picture has no labels or a category outside the model's, the batch
             cannot be shared evenly, `out` cannot be written or another process trains into it, all checkpoints are
             damaged or one is of another configuration, or loss or gradient are not finite again and again.
@@ -116,10 +117,13 @@ def fit(
         >>> model.ncm.counts.tolist()
         [512, 512]
     """
+    _check.is_a("model", model, PanopticEmbedder, "lovasz_embed.model.PanopticEmbedder")
+    _check.has_fields("pictures", pictures, ("__len__", "__getitem__"), "a data set: a length, and pictures by number")
+    _check.is_a("config", config, TrainConfig, "lovasz_embed.training.TrainConfig")
     if len(pictures) == 0:
         raise ValueError(_check.message("pictures", "hold at least one picture", "none"))
     if score is not None:
-        _check.positive("score_every", score_every)
+        _check.is_int("score_every", score_every, 1)
     if resume and out is None:
         raise ValueError(_check.message("out", "be the folder of the run where resume is set", out))
     ranks = Ranks()
@@ -215,10 +219,14 @@ def fit_class_means(model: PanopticEmbedder, views: Iterable[View], *, amp: bool
         >>> model.ncm.counts.tolist()
         [64, 0]
     """
+    _check.is_a("model", model, PanopticEmbedder, "lovasz_embed.model.PanopticEmbedder")
+    _check.is_bool("amp", amp)
+    _check.is_iterable("views", views, "an iterable of View")
     model.eval()
     model.ncm.reset()
     device = next(model.parameters()).device
     for view in views:
+        _check.is_a("views", view, View, "an iterable of View")
         embedding = embed(model, view.picture[None].to(device), amp)
         model.ncm.update(embedding, view.semantic[None].to(device))
 

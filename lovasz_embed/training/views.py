@@ -14,6 +14,7 @@ from lovasz_embed import _check
 from lovasz_embed.model import prepare
 
 VOID = 255
+_LARGEST = 2**15  # side of a crop, pixels: a billion of them
 
 
 class Labelled(Protocol):
@@ -56,6 +57,7 @@ def whole(sample: Labelled) -> View:
     """Return a picture as it is, ready for the network.
 
     Raises:
+        TypeError: If the sample is no labelled picture, or labels are not integers.
         ValueError: If the picture has no labels, or labels of another size.
 
     Example:
@@ -64,15 +66,21 @@ def whole(sample: Labelled) -> View:
         >>> whole(Sample("grey", np.zeros((4, 5, 3), np.uint8), labels, labels)).picture.shape
         torch.Size([3, 4, 5])
     """
+    fields = ("image", "semantic", "instance", "crowd")
+    _check.has_fields("sample", sample, fields, "a labelled picture, such as lovasz_embed.formats.Sample")
     if sample.semantic is None or sample.instance is None:
         raise ValueError(_check.message("sample", "have semantic and instance labels", "none"))
-    crowd = np.zeros(sample.semantic.shape, bool) if sample.crowd is None else sample.crowd
-    size = sample.image.shape[:2]
+    picture = prepare(sample.image)
+    size = tuple(picture.shape[1:])
+    crowd = np.zeros(size, bool) if sample.crowd is None else sample.crowd
     for name, labels in (("semantic", sample.semantic), ("instance", sample.instance), ("crowd", crowd)):
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "biu":
+            got = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+            raise TypeError(_check.message(f"sample.{name}", "be a numpy array of integers", got))
         if labels.shape != size:
             raise ValueError(_check.message(f"sample.{name}", f"have the picture's shape {size}", labels.shape))
     return View(
-        prepare(sample.image),
+        picture,
         torch.from_numpy(sample.semantic.astype(np.int64)),
         torch.from_numpy(sample.instance.astype(np.int64)),
         torch.from_numpy(crowd.astype(bool)),
@@ -101,11 +109,21 @@ def random_view(
     Returns:
         The view, (S, S). Instances cut by the border keep what is inside.
 
+    Raises:
+        TypeError: If `view` is no `View` of tensors, `rng` no generator, or an option of another type.
+        ValueError: If the view's parts have other sizes or no pixel, or an option is out of its range.
+
     Example:
         >>> picture = View(torch.zeros(3, 8, 8), *(torch.zeros(8, 8, dtype=torch.long),) * 2, torch.zeros(8, 8) > 0)
         >>> random_view(picture, np.random.default_rng(0), size=10).semantic.shape
         torch.Size([10, 10])
     """
+    _check_view(view)
+    _check.is_a("rng", rng, np.random.Generator, "numpy.random.Generator", "Make one with numpy.random.default_rng.")
+    _check.is_int("size", size, 1, _LARGEST)
+    _check.between("scale", scale, 1, 1000, "lie in 1 ... 1000")
+    _check.is_bool("turn", turn)
+    _check.between("jitter", jitter, 0, 1, "lie in 0 ... 1")
     factor = float(scale ** rng.uniform(-1, 1)) if scale > 1 else 1.0
     height, width = view.semantic.shape
     rows, columns = (min(max(round(size / factor), 1), side) for side in (height, width))
@@ -134,6 +152,21 @@ def random_view(
         F.pad(instance, (0, right, 0, below)),
         F.pad(crowd.bool(), (0, right, 0, below)),
     )
+
+
+def _check_view(view: View) -> None:
+    _check.is_a("view", view, View, "lovasz_embed.training.View")
+    _check.is_floating("view.picture", view.picture)
+    size = tuple(view.picture.shape[-2:])
+    if view.picture.ndim != 3 or len(view.picture) != 3 or 0 in size:
+        rule = "have shape (3, H, W), with at least one pixel"
+        raise ValueError(_check.message("view.picture", rule, tuple(view.picture.shape)))
+    for name in ("semantic", "instance", "crowd"):
+        labels = getattr(view, name)
+        _check.is_labels(f"view.{name}", labels)
+        _check.has_values(f"view.{name}", labels)
+        _check.same_shape(f"view.{name}", labels, size, "view.picture")
+    _check.has_values("view.picture", view.picture)
 
 
 def _nearest(labels: Tensor, target: tuple[int, int]) -> Tensor:
