@@ -235,6 +235,21 @@ def test_a_tiff_without_its_planes_fails_clearly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("side", [WIDTH, LENGTH])
+def test_a_picture_of_minus_one_column_fails_clearly(side: int, tmp_path: Path) -> None:
+    # as a signed byte; with metadata of a shape, tifffile made series without end of it
+    tifffile.imwrite(tmp_path / "whole.tif", GREY, byteorder="<")
+    out = bytearray((tmp_path / "whole.tif").read_bytes())
+    (start,) = struct.unpack_from("<I", out, 4)
+    (count,) = struct.unpack_from("<H", out, start)
+    places = [start + 2 + 12 * number for number in range(count)]
+    [place] = [place for place in places if struct.unpack_from("<H", out, place)[0] == side]
+    struct.pack_into("<HHII", out, place, side, 6, 1, 255)
+    (tmp_path / "a.tif").write_bytes(out)
+    with pytest.raises(DataError, match=r"a\.tif must have at least one pixel on each page"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("side", [WIDTH, LENGTH])
 def test_a_picture_without_a_pixel_fails_clearly(side: int, tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", GREY, {side: (side, 4, 0)})
     with pytest.raises(DataError, match=r"a\.tif must "):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError
 from lovasz_embed.formats._limits import check_size
-from lovasz_embed.formats._tiff_layout import check_directories, check_segments
+from lovasz_embed.formats._tiff_layout import check_directories, check_pages, check_segments
 from lovasz_embed.panoptic._strips import strip_rows
 
 if TYPE_CHECKING:
@@ -224,6 +224,7 @@ def read_tiff(path: Path, decode: Callable[[Any], NDArray[Any]] | None = None) -
         codec, photometric = getattr(page.compression, "name", ""), getattr(page.photometric, "name", "")
         if codec not in {"NONE", "DEFLATE", "ADOBE_DEFLATE"} or photometric not in {"MINISBLACK", "RGB"}:
             return None
+        check_pages(path, file)
         series = file.series[0]
         kept = tuple(i for i, axis in enumerate(series.axes) if axis in "YX" or series.shape[i] > 1)
         shape = tuple(series.shape[i] for i in kept)

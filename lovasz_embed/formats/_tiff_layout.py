@@ -101,6 +101,13 @@ def check_directories(path: Path, file: Any) -> None:
         named.add(way)
 
 
+def check_pages(path: Path, file: Any) -> None:
+    """Raise `DataError` where a page has no pixel: of one with -1 columns tifffile makes series without end."""
+    for page in file.pages:
+        if not page.shape or min(page.shape) < 1:
+            raise DataError(message(str(path), "have at least one pixel on each page", tuple(page.shape), _REMEDY))
+
+
 def _leads_to(handle: Any, kind: Any, place: int) -> list[tuple[bool, int]]:
     """Return the directories that follow one, (False, place), and are parts of it, (True, place)."""
     handle.seek(place)
