@@ -247,6 +247,8 @@ def test_a_picture_of_minus_one_column_fails_clearly(side: int, tmp_path: Path) 
     (tmp_path / "a.tif").write_bytes(out)
     with pytest.raises(DataError, match=r"a\.tif must have at least one pixel on each page"):
         read_picture(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif must have at least one pixel, got"):
+        read_size(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("side", [WIDTH, LENGTH])

@@ -94,7 +94,9 @@ def read_size(path: Path) -> tuple[int, int]:
 
             with tifffile.TiffFile(path) as file:
                 page: Any = file.pages[0]
-                return int(page.imagelength), int(page.imagewidth)
+                size = int(page.imagelength), int(page.imagewidth)
+            check_size(path, *size, mapped=True)
+            return size
         with opened(path, mapped=True) as picture:
             return picture.height, picture.width
 
