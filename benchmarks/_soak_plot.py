@@ -21,7 +21,12 @@ def draw(report: dict[str, Any], path: Path) -> None:
     with matplotlib.rc_context(fname=STYLE):
         figure = Figure(figsize=(9, 2.9))
         memory, counts, speed = figure.subplots(1, 3)
-        for name, label in (("peak_mb", "peak of a cycle"), ("rss_mb", "after it"), ("children_mb", "worker, at most")):
+        for name, label in (
+            ("peak_mb", "peak of a cycle"),
+            ("rss_mb", "after it"),
+            ("live_mb", "of that allocated"),
+            ("children_mb", "worker, at most"),
+        ):
             memory.plot(minutes, [c[name] for c in cycles], linewidth=1.2, label=label)
         memory.set_title("Memory, MB")
         for name, label in (("threads", "threads"), ("files", "open files"), ("disk_files", "files on disk")):
