@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long; 0 is no limit")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds that a call may take")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds a call may take, compilation included")
     parser.add_argument("--smoke", action="store_true", help=f"{SMOKE} calls of each function")
     parser.add_argument("--json", type=Path, help="write the counts here as well")
     parser.add_argument("--replay", metavar="NAME:SEED:INDEX", help="make one call again")
