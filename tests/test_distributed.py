@@ -125,8 +125,14 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Several processes equal one
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        pytest.param(1, marks=pytest.mark.reliability),
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.slow),
+    ],
+)
 def test_several_processes_equal_one(tmp_path: Path, ranks: int) -> None:
     """Parts are uneven: of four processes one has no picture, one void alone, one nothing that is a thing."""
     answer = subprocess.run(
@@ -230,7 +236,6 @@ def test_a_restart_goes_on_from_the_checkpoint_and_ends_with_the_same_weights(st
     assert weights[0] == weights[1]
     steps = [tuple(map(int, line.split())) for line in (streets / "killed.steps").read_text().splitlines()]
     assert [step for start, step in steps if start == 1] == [5, 6]  # after the checkpoint of step 4
-    assert "process 1" not in error
 
 
 def training(streets: Path, name: str, ranks: int, when: str, restarts: int, *more: str) -> subprocess.Popen[str]:
@@ -285,9 +290,15 @@ def test_four_processes_score_as_one_does(streets: Path) -> None:
 # --- One that dies
 
 
-@pytest.mark.slow
-def test_the_others_end_with_a_clear_error_when_one_dies_fails_or_hangs(streets: Path) -> None:
-    pairs = {how: pair(streets, how) for how in ("kill", "raise", "stop")}
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(("kill", "raise"), marks=pytest.mark.slow),
+        pytest.param(("stop",), marks=pytest.mark.reliability),  # waits for the timeout
+    ],
+)
+def test_the_others_end_with_a_clear_error_when_one_dies_fails_or_hangs(streets: Path, ways: tuple[str, ...]) -> None:
+    pairs = {how: pair(streets, how) for how in ways}
     text = "error: process 0: every process must answer the others, got"
     for how, (first, last) in pairs.items():
         began = time.perf_counter()
@@ -295,7 +306,7 @@ def test_the_others_end_with_a_clear_error_when_one_dies_fails_or_hangs(streets:
         took = time.perf_counter() - began
         assert first.returncode == 2, (how, error)
         assert text in " ".join(error.split()), (how, error)
-        assert took < 100, how  # of starting three pairs at once, and the timeout of 15 s where one is silent
+        assert took < 100, how  # of starting on a busy machine, and the timeout of 15 s where one is silent
         if how == "stop":
             last.send_signal(signal.SIGKILL)  # stopped as it is, it would stay
         rest = last.communicate(timeout=60)[1]
