@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import lovasz_embed
+from lovasz_embed.hierarchy import Level
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from _accuracy_cases import DTYPES, ENGINES, Off, hinges, softmaxes, trees
 
@@ -74,3 +77,23 @@ def test_counting_stays_in_its_bracket(dtype: str) -> None:
     """The loss is at most one part in the number of bins too small, beside rounding."""
     for off in all_cases(dtype, "numba, binned", 8, 0):
         assert off.value <= 1 / 512 + roundings(off)[0], off
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_has_the_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    """Its class terms are sums over all pixels, and torch alone cuts those by the number of its threads."""
+    random = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(4, 1, 3, 100_003, generator=random, dtype=dtype)
+    labels = torch.randint(0, 4, (1, 100_003), generator=random)
+    before, seen = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            outs = [
+                lovasz_embed.hierarchical_lovasz_hinge(embedding, (Level(labels, 2.0),), ncm_weight=1.0)
+                for embedding in embeddings
+            ]
+            seen.add(tuple((out.loss.item(), out.ncm.item()) for out in outs))
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) == 1

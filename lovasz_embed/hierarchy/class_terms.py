@@ -9,6 +9,8 @@ from lovasz_embed import _check
 from lovasz_embed._ops.nodes import Nodes, find_nodes
 from lovasz_embed._ops.tree_hinge import TreeLevel
 
+_ROW = 4096
+
 
 def class_terms(
     embedding: Tensor,
@@ -105,7 +107,12 @@ def _cross_entropy(embedding: Tensor, centres: Tensor, target: Tensor, scale: fl
     logits = bias[:, None] + (2 / scale * near) @ embedding
     # Summed here: the sum that is built in has no order of its own on a CUDA device.
     losses = nn.functional.cross_entropy(logits, target, ignore_index=-1, reduction="none")
-    return losses.sum() / (target >= 0).sum().clamp(min=1)
+    return _sum(losses.flatten()) / (target >= 0).sum().clamp(min=1)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Return the sum of (n,) in an order of its own: torch cuts a long sum by its threads, but not that of a row."""
+    return nn.functional.pad(values, (0, -len(values) % _ROW)).view(-1, _ROW).sum(1).sum()
 
 
 def _check_class_means(class_means: Tensor, embedding: Tensor, labels: Tensor) -> None:
