@@ -129,7 +129,7 @@ def main() -> None:
         write_atomically(options.json, json.dumps({**report, "comparisons": [asdict(off) for off in found]}).encode())
     for off in broken:
         print(off)
-    sys.exit(bool(broken))
+    sys.exit(bool(broken or varying))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -228,3 +229,19 @@ def test_two_processes_may_compile_at_the_same_moment(tmp_path: Path) -> None:
             calls = [two.submit(tiny, tmp_path, wait, kinds, NUMBA_CACHE_DIR=cache) for kinds in ("('f4',)", "('i4',)")]
             assert [call.result() for call in calls] == [[285.0], [285.0]]
         assert tiny(tmp_path, NUMBA_CACHE_DIR=cache) == [285.0, 285.0]
+
+
+# --- The campaigns of docs/reliability.md at their full counts
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize(
+    "campaign",
+    ["concurrent_calls.py --calls 10000", "kill_resume.py --kills 50", "accuracy.py --cases 8", "soak.py --minutes 60"],
+)
+def test_a_campaign_ends_without_a_fault(campaign: str) -> None:
+    script, *options = campaign.split()
+    call = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
