@@ -36,6 +36,7 @@ from tests import distributed_worker as worker
 from tests.street_folders import picture_folder, scenes, write_dataset
 
 WORKER = Path(worker.__file__)
+PATIENCE = 400  # seconds for what takes ten: other work may run beside it
 ALONE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -230,7 +231,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_restart_goes_on_from_the_checkpoint_and_ends_with_the_same_weights(streets: Path) -> None:
     running = {"whole": training(streets, "whole", 2, "", 0), "killed": training(streets, "killed", 2, "0:1:5", 1)}
     for process in running.values():
-        error = process.communicate(timeout=300)[1]
+        error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0, error
     weights = [(streets / name / "model.safetensors").read_bytes() for name in running]
     assert weights[0] == weights[1]
@@ -299,21 +300,31 @@ def test_four_processes_score_as_one_does(streets: Path) -> None:
 )
 def test_the_others_end_with_a_clear_error_when_one_dies_fails_or_hangs(streets: Path, ways: tuple[str, ...]) -> None:
     pairs = {how: pair(streets, how) for how in ways}
-    text = "error: process 0: every process must answer the others, got"
-    for how, (first, last) in pairs.items():
-        began = time.perf_counter()
-        error = first.communicate(timeout=120)[1]
-        took = time.perf_counter() - began
-        assert first.returncode == 2, (how, error)
-        assert text in " ".join(error.split()), (how, error)
-        assert took < 100, how  # of starting on a busy machine, and the timeout of 15 s where one is silent
-        if how == "stop":
-            last.send_signal(signal.SIGKILL)  # stopped as it is, it would stay
-        rest = last.communicate(timeout=60)[1]
-        assert (last.returncode == -signal.SIGKILL) == (how != "raise")
-        if how == "raise":
-            assert last.returncode == 2
-            assert "error: process 1: picture 7 must be readable, got damage" in rest
+    try:
+        for how, (first, last) in pairs.items():
+            ends_clearly(how, first, last)
+    finally:
+        for process in (process for both in pairs.values() for process in both):
+            process.kill()
+            process.communicate()
+
+
+def ends_clearly(how: str, first: subprocess.Popen[str], last: subprocess.Popen[str]) -> None:
+    """Assert that of two processes the first says that the last one has gone."""
+    if how != "stop":
+        last.wait(timeout=PATIENCE)
+    began = time.perf_counter()
+    error = first.communicate(timeout=PATIENCE)[1]
+    assert first.returncode == 2, (how, error)
+    assert "error: process 0: every process must answer the others, got" in " ".join(error.split()), (how, error)
+    if how == "stop":
+        assert last.poll() is None  # silent, and still there
+        return
+    # Of a process that has gone the system tells at once; 2 s on a busy machine, far below the timeout of 200 s.
+    assert time.perf_counter() - began < 60, how
+    rest = last.communicate(timeout=PATIENCE)[1]
+    assert last.returncode == (-signal.SIGKILL if how == "kill" else 2)
+    assert how == "kill" or "error: process 1: picture 7 must be readable, got damage" in rest
 
 
 def pair(streets: Path, how: str) -> list[subprocess.Popen[str]]:
@@ -327,7 +338,7 @@ def pair(streets: Path, how: str) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
             arguments,
-            env=environment(**here, RANK=str(rank), **{TIMEOUT: "15"}),
+            env=environment(**here, RANK=str(rank), **{TIMEOUT: "30" if how == "stop" else "200"}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
