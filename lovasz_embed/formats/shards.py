@@ -189,7 +189,16 @@ def stream_shards(
         ValueError: buffer or ranks is below 1, or rank is not below ranks.
 
     Example:
-        See `write_shards`.
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from lovasz_embed.formats import open_pictures, write_shards
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a", "b", "c"):
+        ...         Image.new("L", (3, 2)).save(f"{folder}/{name}.png")
+        ...     _ = write_shards(open_pictures(folder), f"{folder}/shards", pictures_per_shard=1)
+        ...     parts = [stream_shards(f"{folder}/shards", rank=rank, ranks=2) for rank in range(2)]
+        ...     sorted(sample.name for part in parts for sample in part)
+        ['a', 'b', 'c']
     """
     is_bool("shuffle", shuffle)
     if buffer < 1:
