@@ -8,6 +8,7 @@ many times faster than a numpy generator for single numbers; numpy fills the arr
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -262,7 +263,9 @@ class Hostile:
             dtype = self.pick(("f2", "f4", ">f8", "g", "c8", "i1", "<u2", "u8", "?", "O", "U3", "M8[s]"))
             if array.dtype.kind in "OUM":
                 raise Unspoilt
-            return array.astype(dtype) if dtype != "M8[s]" else np.zeros(array.shape, dtype), f"becomes {dtype}"
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return array.astype(dtype) if dtype != "M8[s]" else np.zeros(array.shape, dtype), f"becomes {dtype}"
         if kind == 1:
             return array[..., None], "has one axis more"
         if kind == 2 and array.ndim:

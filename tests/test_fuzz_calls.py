@@ -232,6 +232,10 @@ VALUES: dict[str, tuple[Any, str]] = {
         "norm_weight must be a finite number",
     ),
     "an option of an array": (lambda: lovasz_hinge(E[0], LABELS, reduction=np.zeros(2)), "reduction must be one of"),
+    "a few pixels that are all apart": (
+        lambda: estimate_radius(torch.tensor([[[-7.0, -5, -1.5, -2, -1.5, -1.5, 0.5, 6.5]]]), torch.zeros(1, 8) == 0),
+        "that hold no NaN or Inf and lie together, got no cluster",
+    ),
     "a stride of True": (lambda: ModelConfig(("a",), (), stride=True), "stride must be one of"),
     "weight of two axes": (lambda: lovasz_softmax(E, LABELS, weight=torch.ones(1, 1)), "weight must have shape"),
     "crowd elsewhere": (

@@ -63,7 +63,8 @@ def estimate_radius(embedding: Tensor | NDArray[Any], mask_or_labels: Tensor | N
 
     Raises:
         TypeError: If the embedding is not floating point, or the labels are no integers.
-        ValueError: If shapes or devices differ, or no cluster is found: fewer than 5 finite pixels of every class.
+        ValueError: If shapes or devices differ, or no cluster is found: fewer than 5 finite pixels of every
+            class, or a few that are all apart.
 
     Notes:
         Deterministic, for any number of threads. If no class of a picture has two clusters, nothing bounds the radius
@@ -87,7 +88,7 @@ def estimate_radius(embedding: Tensor | NDArray[Any], mask_or_labels: Tensor | N
     found = cluster_embeddings(embedding, mask_or_labels, method="density", reach=_EVERYWHERE)
     clusters = sum(len(sizes) for sizes in found.sizes)
     if not clusters:
-        rule = "select at least 5 pixels of some class that hold no NaN or Inf"
+        rule = "select at least 5 pixels of some class that hold no NaN or Inf and lie together"
         raise ValueError(_check.message("mask_or_labels", rule, "no cluster"))
     spread, typical = _spreads(embedding, found)
     separation = _separation(found)

@@ -373,6 +373,8 @@ def _check_window(
         _check.is_sequence("pixels", pixels, "be the rows and the columns, two integer tensors", 2)
         for side, own in zip(picture.shape[-2:], pixels, strict=True):
             _check.is_labels("pixels", own)
+            if own.dtype not in (torch.int32, torch.int64):
+                raise TypeError(_check.message("pixels", "hold int32 or int64", own.dtype))
             if own.ndim != 1:
                 raise ValueError(_check.message("pixels", "have one axis each", tuple(own.shape)))
             _check.same_device("pixels", own, picture.device, "picture")

@@ -73,6 +73,8 @@ class StandardisedConv2d(nn.Conv2d):
         _check.is_floating("x", x)
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(_check.message("x", f"have shape (B, {self.in_channels}, H, W)", tuple(x.shape)))
+        if not torch.compiler.is_compiling() and not x.numel():
+            raise ValueError(_check.message("x", "have at least one pixel", tuple(x.shape)))
         same_kind("x", x, self.weight)
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
         size = self.weight[0].numel()
