@@ -23,6 +23,8 @@ from lovasz_embed.training import Progress, TrainConfig, fit
 MODEL = ModelConfig(classes=CLASSES, things=tuple(sorted(THINGS)), widths=(12, 16, 24), unit=7.0, min_thing_area=24)
 SIZES = ((96, 128), (128, 160), (160, 224), (224, 288))
 """Of the pictures of a cycle, about: every one is moved by up to 31 pixels, so that hardly two are alike."""
+ROUND = 16
+"""Cycles after which the sizes come again: PyTorch's convolutions and NumPy keep something for every size they meet."""
 CATEGORIES = tuple(Category(10 + number, name, number in THINGS) for number, name in enumerate(CLASSES))
 
 
@@ -72,7 +74,8 @@ def run_cycle(number: int, folder: Path, *, steps: int, watch: Callable[[], obje
     """Do everything once.
 
     Args:
-        number: Of the cycle; all that is drawn at random depends on it and on the seed alone.
+        number: Of the cycle; all that is drawn at random depends on it and on the seed alone, sizes on its place in
+            a `ROUND`.
         folder: Where the run and the predictions lie; the next cycle writes over them.
         steps: Of training, in two sessions: the first is interrupted, the second goes on from its checkpoint.
         watch: Called after every step and every part, to look at what the process holds.
@@ -83,7 +86,7 @@ def run_cycle(number: int, folder: Path, *, steps: int, watch: Callable[[], obje
             say what was written, a clustering or tracking that lost pixels.
     """
     cycle = Cycle()
-    rng = np.random.default_rng((seed, number))
+    rng = np.random.default_rng((seed, number % ROUND))
     model = _train(cycle, number, folder / "run", steps, watch)
     sizes = [(h + int(rng.integers(-31, 32)), w + int(rng.integers(-31, 32))) for h, w in SIZES]
     scenes = [street_scene((seed, number, 1, k), size=size) for k, size in enumerate(sizes)]
