@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed._atomic import replacing
 from lovasz_embed._check import message
 from lovasz_embed._coco import Extents, check_ids, entries, ids_to_rgb
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
-from lovasz_embed.formats._files import leads_outside, writing
+from lovasz_embed.formats._files import writing
 from lovasz_embed.formats._lock import locked
 from lovasz_embed.formats._png import write_png
-from lovasz_embed.formats._results import must_have_size, paired
+from lovasz_embed.formats._results import check_categories, check_images, must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult
 from lovasz_embed.panoptic._strips import index_strips
 
@@ -63,6 +64,8 @@ def write_coco_panoptic(
     ...     sorted(file.relative_to(folder).as_posix() for file in Path(folder).rglob("*"))
     ['out', 'out.json', 'out/x.png']
     """
+    _check.is_path("path", path)
+    check_categories(categories)
     path = Path(path)
     check_target(path, images)
     with locked(path):
@@ -215,11 +218,7 @@ def _write_entry(path: Path, size: tuple[int, int], found: Iterator[dict[str, An
 
 
 def _check_names(images: Sequence[ImageRecord]) -> None:
-    if not images:
-        raise DataError(message("images", "name at least one picture", "none"))
-    for image in images:
-        if leads_outside(image.file_name):
-            raise DataError(message("images", "have file names inside their folder", repr(image.file_name)))
+    check_images(images)
     names = [f"{image.name}.png" for image in images]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

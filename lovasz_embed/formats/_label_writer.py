@@ -7,25 +7,27 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError, ImageRecord
 from lovasz_embed.formats._files import leads_outside, writing
 from lovasz_embed.formats._lock import locked
 from lovasz_embed.formats._pictures import require
-from lovasz_embed.formats._results import must_have_size, paired
+from lovasz_embed.formats._results import check_images, must_have_size, paired
 from lovasz_embed.panoptic import PanopticResult, Segment
 
 Files = Mapping[str, bytes]
 
 
 def write_label_folder(
-    folder: Path,
+    folder: str | PathLike[str],
     results: Iterable[PanopticResult],
     images: Sequence[ImageRecord],
     files: Callable[[ImageRecord, PanopticResult], Files],
@@ -46,9 +48,10 @@ def write_label_folder(
         DataError: Not as many pictures as images, a size other than the record's, or a place that is taken or
             being written by another process.
     """
+    _check.is_path("folder", folder)
+    folder = Path(folder)
     require("PIL", "Pillow")
-    if not images:
-        raise DataError(message("images", "name at least one picture", "none"))
+    check_images(images)
     with locked(folder):
         with writing(folder):
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

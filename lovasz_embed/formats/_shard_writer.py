@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed._atomic import replacing, write_atomically
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import DataError, ImageRecord, Labels, PanopticDataset
@@ -86,9 +87,10 @@ def write_shards(
         ...     [shard.file for shard in shards], data, data[2].instance.tolist()
         (['train-000000.tar', 'train-000001.tar'], Shards(3 pictures, 2 categories), [[0, 1, 1], [0, 2, 2]])
     """
+    _check.is_a("dataset", dataset, PanopticDataset, "a data set", "open_dataset opens one.")
+    _check.is_path("folder", folder)
     for name, value in (("pictures_per_shard", pictures_per_shard), ("processes", processes)):
-        if value < 1:
-            raise ValueError(message(name, "be at least 1", value))
+        _check.is_int(name, value, 1)
     place, split = Path(folder), check_name("split", split)
     manifest = place / f"{split}{MANIFEST}"
     if manifest.exists():

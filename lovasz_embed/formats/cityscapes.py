@@ -160,7 +160,7 @@ def write_cityscapes(
             f"{stem}_labelTrainIds.png": png(paint(picture, lambda segment: segment.category, VOID, np.uint8)),
         }
 
-    write_label_folder(Path(folder), results, images, files)
+    write_label_folder(folder, results, images, files)
 
 
 def cityscapes_splits(folder: Path, annotations: str = "gtFine") -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lovasz_embed import _check
 from lovasz_embed._atomic import replacing
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import Category, DataError, ImageRecord, Labels, PanopticDataset
@@ -182,10 +183,16 @@ def write_instance_map(path: str | PathLike[str], labels: NDArray[Any] | Tensor)
     ...     read_instance_map(f"{folder}/cells.png").tolist()
     [[0, 1], [2, 2]]
     """
+    _check.is_path("path", path)
     path = Path(path)
     if path.suffix.lower() not in LABEL_SUFFIXES:
         raise DataError(message("path", f"end in {', '.join(sorted(LABEL_SUFFIXES))}", path.name))
-    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if isinstance(labels, Tensor):
+        _check.is_labels("labels", labels)
+        _check.has_values("labels", labels)
+    elif not isinstance(labels, np.ndarray):
+        raise TypeError(message("labels", "be an array or a tensor of integers", type(labels).__name__))
+    values = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
     if values.dtype.kind not in "bui":
         raise TypeError(message("labels", "be integers", values.dtype))
     if values.ndim != 2 or values.size == 0:

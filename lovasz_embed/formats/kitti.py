@@ -31,6 +31,7 @@ from lovasz_embed.formats._label_writer import (
     write_label_folder,
 )
 from lovasz_embed.formats._pictures import PICTURE_SUFFIXES, read_label_map, read_picture
+from lovasz_embed.formats._results import check_categories
 from lovasz_embed.panoptic import PanopticResult, Segment
 
 _KITTI, _MOTS, _IGNORED = 256, 1000, 10
@@ -160,7 +161,7 @@ def write_kitti(
 
         return {f"{image.name}.png": png(paint(picture, value, 0, np.uint16))}
 
-    write_label_folder(Path(folder), results, images, files)
+    write_label_folder(folder, results, images, files)
 
 
 def write_mots(
@@ -194,6 +195,7 @@ def write_mots(
     ...     read_label_map(Path(folder, "instances", "1.png")).tolist()
     [[10000, 1007]]
     """
+    check_categories(categories)
     if not 2 <= len(categories) <= 1 + _MOST_CLASSES or categories[0].is_thing:
         rule = f"be a background and 1 to {_MOST_CLASSES} classes"
         raise DataError(message("categories", rule, [category.name for category in categories]))
@@ -210,7 +212,7 @@ def write_mots(
         return {f"{image.name}.png": png(paint(picture, value, _IGNORED * _MOTS, np.uint16))}
 
     names = "\n".join(category.name for category in categories[1:])
-    write_label_folder(Path(folder), results, images, files, lambda: {"labels.txt": (names + "\n").encode()})
+    write_label_folder(folder, results, images, files, lambda: {"labels.txt": (names + "\n").encode()})
 
 
 def kitti_splits(folder: Path) -> tuple[str, ...]:

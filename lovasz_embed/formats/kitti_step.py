@@ -171,7 +171,7 @@ def write_kitti_step(
         colours = np.stack([red, (numbers >> 8).astype(np.uint8), (numbers & 255).astype(np.uint8)], axis=-1)
         return {f"{image.name}.png": png(colours)}
 
-    write_label_folder(Path(folder), results, images, files)
+    write_label_folder(folder, results, images, files)
 
 
 def kitti_step_splits(folder: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from lovasz_embed import _check
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import VOID, Category, DataError, ImageRecord, Labels, PanopticDataset
 from lovasz_embed.formats._coco_json import check_segments, read_annotations
@@ -173,6 +174,7 @@ def write_vistas(
     """
     if version not in VERSIONS:
         raise DataError(message("version", f"be one of {', '.join(VERSIONS)}", repr(version)))
+    _check.is_path("config", config)
     labels = read_vistas_config(Path(config))
     counted = evaluated(labels)
     void = next((label.value for label in reversed(labels) if not label.evaluate), None)
@@ -217,7 +219,7 @@ def write_vistas(
         }
         return {f"panoptic/{_JSON[version]}": json.dumps(content).encode()}
 
-    write_label_folder(Path(folder), results, images, files, last)
+    write_label_folder(folder, results, images, files, last)
 
 
 def vistas_splits(folder: Path) -> tuple[str, ...]:
