@@ -38,7 +38,7 @@ def measure(sizes: Sequence[int], tree_sizes: Sequence[int], cases: int, seed: i
     for dtype in DTYPES:
         for engine in ENGINES:
             for size in sizes:
-                for draw in range(cases if size < 17 else 1):
+                for draw in range(cases if size < 14 else 1):
                     found += hinges(size, seed + draw, dtype, engine)
                     found += softmaxes(min(size, 18), seed + draw, dtype, engine)
             for size in tree_sizes:

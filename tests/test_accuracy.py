@@ -64,7 +64,7 @@ def test_losses_are_off_by_rounding_alone(dtype: str, engine: str) -> None:
 @pytest.mark.parametrize("engine", EXACT)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_losses_are_off_by_rounding_alone_at_all_sizes(dtype: str, engine: str, size: int) -> None:
-    for seed in range(8 if size < 17 else 1):
+    for seed in range({6: 8, 10: 8, 14: 2}.get(size, 1)):
         for off in all_cases(dtype, engine, size, seed):
             value, gradient = roundings(off)
             assert off.value <= value, off
