@@ -202,6 +202,8 @@ class Hostile:
         return value, f"becomes {_short(value)}"
 
     def _spoilt_tensor(self, tensor: Tensor) -> tuple[Any, str]:
+        if tensor.layout != torch.strided:
+            raise Unspoilt
         kind = self.whole(0, 11)
         if kind <= 3 and tensor.numel():
             return self._with_hostile_values(tensor)

@@ -167,6 +167,8 @@ def _check_result(result: PanopticResult) -> None:
 
 def _check_from_maps(call: Call, result: PanopticResult, h: Hostile) -> None:
     _check_result(result)
+    if not isinstance(call.kwargs["things"], (list, tuple, set, frozenset)):
+        return  # an iterator is at its end now
     semantic, instance = call.args
     things, void = frozenset(int(c) for c in call.kwargs["things"]), call.kwargs.get("ignore_index", 255)
     if not (is_plain(semantic) and semantic.dtype != torch.bool):
@@ -326,6 +328,8 @@ def _(h: Hostile) -> Call:
 
 def _check_assembled(call: Call, result: PanopticResult, h: Hostile) -> None:
     _check_result(result)
+    if not isinstance(call.kwargs["things"], (list, tuple, set, frozenset)):
+        return  # an iterator is at its end now
     thing, stuff = call.kwargs.get("min_thing_area", 0), call.kwargs.get("min_stuff_area", 0)
     for own in result.segments:
         require(all(s.area >= (thing if s.is_thing else stuff) for s in own), "no segment is too small")
@@ -362,7 +366,8 @@ def _check_segmented(call: Call, result: PanopticResult, h: Hostile) -> None:
     _check_result(result)
     embedding, means = call.args
     require(result.segmentation.shape == (embedding.shape[0], *embedding.shape[2:]), "a segment for every pixel")
-    if not h.chance(0.2) or not is_plain(embedding):
+    listed = isinstance(call.kwargs["things"], (list, tuple, set, frozenset))
+    if not h.chance(0.2) or not is_plain(embedding) or not listed:
         return
     options = {"ignore_index": 255, **call.kwargs}
     nearest = {n: options[n] for n in ("offset", "reject_radius") if n in options}

@@ -158,6 +158,7 @@ TYPES: dict[str, tuple[Any, str]] = {
     ),
     "a name of a number": (lambda: Level(LABELS, 1.0, name=3), "name must be a text"),
     "things of text": (lambda: panoptic_levels(LABELS, LABELS, things="12"), "things must be a collection"),
+    "things of a mask": (lambda: Palette.of(["a", "b"], [True, False]), "things must be a collection"),
     "levels of a tensor": (lambda: hierarchical_lovasz_hinge(E, LABELS), "levels must be a sequence of Level"),
     "dims of a tensor": (lambda: nearest_class_mean(E, MEANS, dims=torch.tensor(0)), "dims must be a sequence"),
     "ignore_index of text": (lambda: nearest_class_mean(E, MEANS, ignore_index="x"), "ignore_index must be an int"),
@@ -393,6 +394,11 @@ def test_transformers_maps_of_floats_are_read() -> None:
     """It returns floats, all -1, where nothing is found."""
     result = PanopticResult.from_transformers([{"segmentation": torch.zeros(2, 2) - 1, "segments_info": []}], things=())
     assert result.segments == ((),)
+
+
+def test_tiles_of_any_size_are_those_of_a_picture_in_one() -> None:
+    result = segment_tiles(lambda window: E.view(1, 1, 2, 2), (2, 2), MEANS, things={1}, radius=1.0, tile=2**48)
+    assert result.segmentation.tolist() == [[[1, 1], [2, 2]]]
 
 
 # The campaigns

@@ -40,9 +40,12 @@ def thing_categories(things: Collection[int]) -> frozenset[int]:
     if isinstance(things, (str, bytes)):
         raise TypeError(message("things", rule, repr(things), remedy))
     try:
-        found = frozenset(operator.index(category) for category in things)
+        given = list(things)
+        found = frozenset(operator.index(category) for category in given)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor without values
         raise TypeError(message("things", rule, repr(things), remedy)) from None
+    if any(isinstance(category, bool) for category in given):  # an index of 0 or 1 to Python, a mask to numpy
+        raise TypeError(message("things", rule, repr(things), remedy))
     for category in found:
         is_label("things", category)
     return found

@@ -146,7 +146,7 @@ def segment_tiles(
     pixels("size", height, 0)
     pixels("size", width, 0)
     if at_once is None:
-        at_once = _AT_ONCE * (tile + 2 * overlap) ** 2
+        at_once = min(_AT_ONCE * (tile + 2 * overlap) ** 2, _check.MOST_PIXELS)
     pixels("at_once", at_once, 0)
     ids = _checked_out(out, (height, width))
     grid = tiles((height, width), tile, step)
