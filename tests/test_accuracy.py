@@ -27,19 +27,24 @@ def roundings(off: Off) -> tuple[float, float]:
     dtype = DTYPES[off.dtype]
     unit = torch.finfo(torch.promote_types(dtype, torch.float32)).eps / 2
     to_input = 0.0 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 2
+    # Sums are taken in runs, whose roundings are a random walk: the square root of their number, at most.
+    sums = (1 << off.size) ** 0.5
     if off.function == "lovasz_hinge":
-        # One for 1 - s F, one for the weight, one for their product; a sum adds at most one for each of its levels.
-        return (3 + off.size) * unit, 3 * unit + to_input
+        # One for 1 - s F, one for the weight, one for their product.
+        return (3 + sums) * unit, 3 * unit + to_input
+    # Where two errors lie closer than rounding, their ranks may swap, and both weights are those of a point nearby: off
+    # by one part in the union so far. That two thousand roundings (1e-4 in float32) cover it is measured, not derived.
+    swap = 2048 * unit
     if off.function == "lovasz_softmax":
         # Three more for exp, sum and quotient. The gradient p (g - sum p g) takes them twice, and the difference
         # cancels where p is near 1, by 1 / (1 - p): the surest logits here lie 6 above the others, and e^6 = 403.
-        return (6 + off.size) * unit, 403 * 12 * unit + 2 * to_input
+        return (6 + sums) * unit, 403 * 12 * unit + swap + 2 * to_input
     # Mean, difference, four squares, their sum and the division by m² or r²: ten, and for the gaussian kernel the
     # exponent multiplies them: where phi is still 1e-3 of the largest, by 7. In the gradient the pixel's own path and
-    # that of its mean cancel, and may lose three bits. Pixels that lie 100 from the origin and 1 from their mean bring
-    # a difference of two numbers each of which is rounded as 100 is.
+    # that of its mean cancel, and may lose three bits. Pixels that lie 100 from the origin and about 1 from their mean
+    # bring a difference of two numbers each of which is rounded as 100 is, eight times on the way.
     times = 7 if "gaussian" in off.function else 1
-    return (10 * times + off.size) * unit, (8 * 10 * times + 200) * unit + 2 * to_input
+    return (10 * times + sums) * unit, (8 * 10 * times + 8 * 2 * 100 * times) * unit + swap + 2 * to_input
 
 
 def all_cases(dtype: str, engine: str, size: int, seed: int) -> Iterator[Off]:
@@ -79,7 +84,7 @@ def test_counting_stays_in_its_bracket(dtype: str) -> None:
         assert off.value <= 1 / 512 + roundings(off)[0], off
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_the_loss_has_the_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
     """Its class terms are sums over all pixels, and torch alone cuts those by the number of its threads."""
     random = torch.Generator().manual_seed(0)

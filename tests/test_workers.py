@@ -181,8 +181,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))  # as a disk that 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits files as Linux does")
-@pytest.mark.parametrize("limit", [0, pytest.param(1000, marks=pytest.mark.slow)], ids=["no byte", "some bytes"])
+@pytest.mark.parametrize("limit", [0, 1000], ids=["no byte", "some bytes"])
 def test_kernels_work_where_the_disk_is_full(tmp_path: Path, limit: int) -> None:
     """Also kernels that call others, whose code is written in the middle of compiling the outer one."""
     cache = tmp_path / "cache"
