@@ -202,7 +202,7 @@ class Hostile:
         return value, f"becomes {_short(value)}"
 
     def _spoilt_tensor(self, tensor: Tensor) -> tuple[Any, str]:
-        if tensor.layout != torch.strided:
+        if tensor.layout != torch.strided or tensor.is_complex():
             raise Unspoilt
         kind = self.whole(0, 11)
         if kind <= 3 and tensor.numel():

@@ -238,6 +238,14 @@ VALUES: dict[str, tuple[Any, str]] = {
         "that hold no NaN or Inf and lie together, got no cluster",
     ),
     "a stride of True": (lambda: ModelConfig(("a",), (), stride=True), "stride must be one of"),
+    "no channel": (
+        lambda: lovasz_softmax(torch.zeros(3, 0, 1), torch.ones(3, 1).long(), ignore_index=1),
+        "at least one channel",
+    ),
+    "means of no dimension": (
+        lambda: segment_tiles(len, (3, 0), MEANS[:, :0], things={1}, radius=1.0),
+        "class_means must have shape",
+    ),
     "weight of two axes": (lambda: lovasz_softmax(E, LABELS, weight=torch.ones(1, 1)), "weight must have shape"),
     "crowd elsewhere": (
         lambda: panoptic_levels(LABELS, LABELS, things={1}, crowd=LABELS.to("meta")),

@@ -102,6 +102,8 @@ def lovasz_softmax(
     check_options(ignore_index, reduction, per_image, impl, method, bins, group)
     check_input(input, 2, "(B, C, *spatial)", impl)
     batch, num_classes, *spatial = input.shape
+    if num_classes < 1:
+        raise ValueError(_check.message("input", "have at least one channel on axis 1", tuple(input.shape)))
     target = as_labels("target", target)
     _check.same_shape("target", target, (batch, *spatial), "input without its class axis")
     _check.same_device("target", target, input.device, "input")

@@ -127,8 +127,9 @@ def segment_tiles(
         raise TypeError(_check.message("embed", "be a function of a Window", type(embed).__name__))
     _check.is_floating("class_means", class_means)
     _check.has_values("class_means", class_means)
-    if class_means.ndim != 2:
-        raise ValueError(_check.message("class_means", "have shape (C, D)", tuple(class_means.shape)))
+    if class_means.ndim != 2 or min(class_means.shape) < 1:
+        rule = "have shape (C, D) with C >= 1 and D >= 1"
+        raise ValueError(_check.message("class_means", rule, tuple(class_means.shape)))
     if offset is not None:
         _check.is_floating("offset", offset)
     _check.is_int("ignore_index", ignore_index)
