@@ -9,6 +9,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from lovasz_embed.cli._run import DatasetRecord
@@ -28,7 +30,9 @@ from lovasz_embed.formats._vistas_config import read_vistas_config
 from lovasz_embed.formats._windows import map_picture
 from lovasz_embed.model import ModelConfig, PanopticEmbedder
 from lovasz_embed.report import read_run
+from lovasz_embed.report._curves import chart
 from lovasz_embed.training import TrainConfig
+from lovasz_embed.training._checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -82,6 +86,12 @@ def test_a_log_of_other_things_than_numbers_fails_clearly(line: str, text: str, 
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("values", [(0, 5e-324), (0, 0.5), (10**18, 1.7e308)])
+def test_curves_of_any_steps_and_losses_are_drawn(values: tuple[int, float]) -> None:
+    step, loss = values
+    assert "<svg" in chart("Loss", [step, step], {"loss": [loss, -loss]}, smooth=True)
+
+
 @pytest.mark.parametrize("values", [{"classes": 3}, {"classes": [3]}, {"things": {}}, {"things": ["a"]}])
 def test_a_report_knows_classes_that_are_none(values: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -132,6 +142,32 @@ def coco(folder: Path, **change: Any) -> Path:
 def test_coco_json_of_other_types_fails_clearly(change: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=text):
         read_coco_panoptic(coco(tmp_path, **change))
+
+
+def test_a_file_name_that_no_system_takes_names_no_file(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 1, "width": 1}],
+        "annotations": [{"image_id": 1, "file_name": "a" * 5000 + ".png", "segments_info": []}],
+        "categories": [{"id": 1, "name": "a", "isthing": 0}],
+    }
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"\.png must exist for image 1, got no such file"):
+        read_coco_panoptic(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("values", [(-1.7e308, 1.7e308), (0.0, 5e-324), (1.0, 1.0 + 2**-52)])
+def test_a_picture_of_any_finite_floats_is_stretched(values: tuple[float, float], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.array([values, values[::-1]]))
+    assert read_picture(tmp_path / "a.tif")[..., 0].tolist() == [[0, 255], [255, 0]]
+
+
+def test_a_checkpoint_that_claims_more_than_it_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "checkpoint.pt", "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("archive/data.pkl", bytes(10_000_000))
+    with pytest.raises(ValueError, match="must be what `fit` wrote") as refusal:
+        Checkpoints(tmp_path).load(torch.device("cpu"))
+    assert "claim more bytes" in str(refusal.value.__cause__)
 
 
 def test_the_helper_writes_what_can_be_read(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(message(str(path), "be readable", error.strerror or error)) from error
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; a name that no system takes, such as one of 5,000 letters, names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def leads_outside(name: str) -> bool:
     r"""Return whether a file name that somebody else wrote leaves the folder it is looked up in, on any system.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -77,10 +78,13 @@ def colours(path: Path, pixels: NDArray[Any], new: New) -> NDArray[np.uint8]:
     shown = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
     if shown.dtype != np.uint8:
         low, high = min(float(shown[rows].min()) for rows in parts), max(float(shown[rows].max()) for rows in parts)
+        # Times a power of two, which changes no digit: differences of the largest floats are Inf, of the smallest 0.
+        exponent = math.frexp(max(abs(low), abs(high)))[1]
+        low, high = (float(np.ldexp(bound, -exponent)) for bound in (low, high))
         scale = 255.0 / (high - low) if high > low else 0.0
         scaled = new(shown.shape, np.uint8)
         for rows in parts:
-            scaled[rows] = np.rint((shown[rows].astype(np.float64) - low) * scale)
+            scaled[rows] = np.rint((np.ldexp(shown[rows].astype(np.float64), -exponent) - low) * scale)
         shown = scaled
     return np.broadcast_to(shown, (*shown.shape[:2], 3))
 

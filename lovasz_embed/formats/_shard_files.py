@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lovasz_embed._check import message
 from lovasz_embed.formats._base import Category, DataError, ImageRecord
 from lovasz_embed.formats._coco_json import read_categories
-from lovasz_embed.formats._files import existing_folder, leads_outside, read_json
+from lovasz_embed.formats._files import existing_folder, is_file, leads_outside, read_json
 
 MANIFEST = ".shards.json"
 VERSION = 1
@@ -140,7 +140,7 @@ def read_manifest(folder: Path, split: str) -> tuple[tuple[Category, ...], list[
             raise DataError(message(where, "have counts 'pictures' and 'bytes'", repr(entry)[:200]))
         shard = Shard(check_name(f"file of {where}", name), int(pictures or 0), int(size or 0))
         file = folder / shard.file
-        found = file.stat().st_size if file.is_file() else None
+        found = file.stat().st_size if is_file(file) else None
         if found != shard.bytes:
             got = "no such file" if found is None else f"{found} bytes"
             raise DataError(message(str(file), f"be the shard of {shard.bytes} bytes that {path.name} names", got))

@@ -25,7 +25,7 @@ from lovasz_embed.formats._base import (
     PanopticDataset,
 )
 from lovasz_embed.formats._coco_json import check_segments, read_annotations, read_categories, read_images
-from lovasz_embed.formats._files import existing_folder, read_json
+from lovasz_embed.formats._files import existing_folder, is_file, read_json
 from lovasz_embed.formats._pictures import read_coco_png, read_picture
 from lovasz_embed.panoptic import PanopticResult
 
@@ -204,5 +204,5 @@ def coco_splits(folder: Path) -> tuple[str, ...]:
 
 
 def _must_exist(path: Path, record: ImageRecord) -> None:
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(message(str(path), f"exist for image {record.image_id}", "no such file"))

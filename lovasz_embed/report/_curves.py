@@ -14,6 +14,7 @@ from lovasz_embed.report._html import Html, tag
 
 _WIDTH, _HEIGHT = 440, 230  # of the drawing, in its own units; the page scales it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 30
+_LARGEST = 1e200  # that is drawn: differences and steps of numbers within it, and of 1 / it, are numbers
 _MOST = 300  # points of a curve: finer than the screen
 
 
@@ -30,9 +31,14 @@ class Axis(NamedTuple):
 
         >>> Axis.around(0.0, 0.93)
         Axis(low=0.0, high=1.0, ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+        >>> Axis.around(0.0, 5e-324) == Axis.around(0.0, 0.0)
+        True
         """
-        if not high > low:
-            low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+        low, high = max(low, -_LARGEST), min(high, _LARGEST)
+        if not high - low > max(1e-12 * max(abs(low), abs(high)), 1 / _LARGEST):
+            half = max(abs(low), abs(high)) / 2
+            half = half if half > 1 / _LARGEST else 0.5
+            low, high = low - half, high + half
         rough = (high - low) / count
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -108,7 +114,7 @@ class _Across(NamedTuple):
     @classmethod
     def over(cls, steps: Sequence[float]) -> _Across:
         """Return an axis that ends where training does: a round end would look unfinished."""
-        last = max(steps)
+        last = max(1.0, min(max(steps), _LARGEST))
         ticks = Axis.around(0.0, last, count=4).ticks
         return cls(Axis(0.0, last, tuple(tick for tick in ticks if tick <= last)))
 

@@ -104,6 +104,9 @@ class Checkpoints:
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint of whose bytes not one has changed."""
     with zipfile.ZipFile(path) as parts:
+        # Nothing in it is compressed; a damaged size could ask for any memory.
+        if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+            raise ValueError("its parts claim more bytes than it has")
         broken = parts.testzip()
     if broken is not None:
         raise ValueError(f"{os.path.basename(broken)} has another checksum than when it was written")
