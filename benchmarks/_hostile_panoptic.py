@@ -73,7 +73,9 @@ def _cluster(h: Hostile) -> Call:
 
 def _check_clusters(call: Call, result: Any, h: Hostile) -> None:
     labels = result.labels
-    embedding, given = (torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for v in call.args)
+    embedding, given = (
+        torch.from_numpy(v.astype(v.dtype.newbyteorder("="))) if isinstance(v, np.ndarray) else v for v in call.args
+    )
     require(labels.dtype == torch.int32 and labels.shape == given.shape, "a cluster for every pixel")
     pictures = len(labels)
     columns = (result.centres, result.sizes, result.scores, result.classes, result.margin_ok, result.invalid)

@@ -136,7 +136,8 @@ def read_annotation(
         rule = f"give each segment an id and a category_id (image {image})"
         try:
             segment, category = int(entry["id"]), int(entry["category_id"])
-        except (KeyError, TypeError, ValueError, OverflowError, IndexError):
+            crowd = bool(entry.get("iscrowd", 0))
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError, RuntimeError):
             raise ValueError(_check.message("annotations", rule, repr(entry)[:100])) from None
         where = f"(image {image}, segment {segment})"
         if category not in contiguous:
@@ -145,7 +146,6 @@ def read_annotation(
             raise ValueError(_check.message("annotations", f"name each segment once {where}", "two entries"))
         if segment not in area_of:
             raise ValueError(_check.message("pngs", f"hold each segment of the JSON {where}", "no such pixel"))
-        crowd = bool(entry.get("iscrowd", 0))
         records[segment] = SegmentRecord(segment, contiguous[category], area_of[segment], crowd)
     for segment in area_of.keys() - records.keys():
         where = f"(image {image}, segment {segment})"

@@ -420,7 +420,7 @@ BAD: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
     ),
     "tree, dims": (
         lambda **o: hierarchical_lovasz_hinge(LOGITS, (Level(MASK, 1.0, dims=(0, 3)),), **o), ValueError,
-        "levels[0].dims must lie in 0 ... 2, got (0, 3)",
+        "levels[0].dims must name at least one of the dimensions 0 to 2, each once, got (0, 3)",
     ),
     "tree, bandwidth": (
         lambda **o: hierarchical_lovasz_hinge(LOGITS, (Level(MASK, 1.0, bandwidth=MASK.float()),), **o), ValueError,

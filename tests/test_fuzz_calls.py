@@ -185,6 +185,11 @@ TYPES: dict[str, tuple[Any, str]] = {
         lambda: PanopticResult(RESULT.segmentation, ((Segment("1", 0, True, 1),),)),
         "segments must have an int as id",
     ),
+    "a category of a tensor": (
+        lambda: PanopticResult(RESULT.segmentation, ((Segment(1, torch.tensor(0), True, 1),),)),
+        "segments must have an int as category",
+    ),
+    "a picture without values": (lambda: RESULT[torch.tensor(0, device="meta")], "picture must be an int"),
     "is_crowd of text": (
         lambda: PanopticResult(RESULT.segmentation, ((Segment(1, 0, True, 1, 1.0, "no"),),)),
         "segments must have True or False",
@@ -291,6 +296,12 @@ VALUES: dict[str, tuple[Any, str]] = {
         lambda: PanopticResult.from_coco([{"segments_info": [{"id": math.nan, "category_id": 1}]}], [IMAGE], [1], ()),
         "annotations must give each segment an id",
     ),
+    "a crowd of an array": (
+        lambda: PanopticResult.from_coco(
+            [{"segments_info": [{"id": 1, "category_id": 1, "iscrowd": np.zeros(2)}]}], [IMAGE + 1], [1], ()
+        ),
+        "annotations must give each segment an id",
+    ),
     "scores above 1": (
         lambda: assemble(LABELS, LABELS, things={1}, scores=[torch.tensor([2.0])]),
         "scores must lie in",
@@ -304,6 +315,10 @@ VALUES: dict[str, tuple[Any, str]] = {
     "rows outside": (
         lambda: PanopticEmbedder(ModelConfig(("a",), (), widths=(4,)))(torch.zeros(1, 3, 4, 4), at=(-1, 0)),
         "at must be at least 0",
+    ),
+    "a window outside": (
+        lambda: PanopticEmbedder(ModelConfig(("a",), (), widths=(4,)))(torch.zeros(1, 3, 4, 4), of=(4, 3)),
+        "of must hold the window",
     ),
     "pixels outside": (
         lambda: PanopticEmbedder(ModelConfig(("a",), (), widths=(4,)))(
@@ -370,6 +385,10 @@ def test_a_truncation_beyond_every_error_leaves_no_negatives() -> None:
     ]
     assert torch.isfinite(losses[0])
     assert torch.allclose(*losses, rtol=1e-5)  # roundings of float32
+
+
+def test_a_reject_radius_of_a_large_int_rejects_nothing() -> None:
+    assert nearest_class_mean(E, MEANS, reject_radius=10**30, impl="reference").tolist() == [[0, 0, 1, 1]]
 
 
 def test_means_whose_squares_overflow_are_answered_without_a_warning() -> None:

@@ -60,7 +60,7 @@ def nearest_mean(
     if reject_radius is not None:
         own = means.nan_to_num().to(best.dtype)[ids].movedim(-1, 1)
         away = (pixels - own) * _along_axis_1(looked_at, embedding)
-        known &= away.square().sum(1) <= reject_radius**2
+        known &= away.square().sum(1) <= float(reject_radius) ** 2
     return torch.where(known, ids, ignore_index)
 
 

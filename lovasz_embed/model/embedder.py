@@ -369,6 +369,10 @@ def _check_window(
             rule = "be two numbers of pixels, along the rows and the columns"
             _check.is_sequence(name, pair, rule, 2)
             _check.are_numbers(name, pair, rule, 0, _MOST_SIDE)
+    if of is not None:
+        ends = tuple(start + side for start, side in zip(at, picture.shape[-2:], strict=True))
+        if any(end > side for end, side in zip(ends, of, strict=True)):
+            raise ValueError(_check.message("of", f"hold the window, which ends at {ends}", of))
     if pixels is not None:
         _check.is_sequence("pixels", pixels, "be the rows and the columns, two integer tensors", 2)
         for side, own in zip(picture.shape[-2:], pixels, strict=True):

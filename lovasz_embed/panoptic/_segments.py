@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -65,7 +64,6 @@ def _whole(name: str, picture: Sequence[Segment]) -> list[int]:
     values = [getattr(segment, name) for segment in picture]
     if set(map(type, values)) <= {int}:
         return values
-    try:
-        return [operator.index(value) for value in values]  # numpy's integers, say
-    except TypeError:
-        raise TypeError(_check.message("segments", f"have an int as {name}", repr(values))) from None
+    if all(isinstance(value, (int, np.integer)) for value in values):
+        return list(map(int, values))
+    raise TypeError(_check.message("segments", f"have an int as {name}", repr(values)))

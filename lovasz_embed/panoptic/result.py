@@ -79,7 +79,7 @@ class PanopticResult:
     def __getitem__(self, picture: int) -> PanopticResult:
         try:
             row = range(len(self))[operator.index(picture)]  # IndexError past the end, negative numbers from the end
-        except TypeError:
+        except (TypeError, RuntimeError):  # RuntimeError: a tensor without values
             raise TypeError(_check.message("picture", "be an int", type(picture).__name__)) from None
         return PanopticResult(self.segmentation[row : row + 1], (self.segments[row],))
 

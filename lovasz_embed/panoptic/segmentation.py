@@ -101,7 +101,7 @@ def segment(
     """
     _check.is_embedding("embedding", embedding)
     _check.has_values("embedding", embedding)
-    _check.is_int("ignore_index", ignore_index)
+    _check.is_label("ignore_index", ignore_index)
     thing_set = thing_categories(things)
     _check.is_area("min_thing_area", min_thing_area)
     _check.is_area("min_stuff_area", min_stuff_area)

@@ -132,7 +132,7 @@ def segment_tiles(
         raise ValueError(_check.message("class_means", rule, tuple(class_means.shape)))
     if offset is not None:
         _check.is_floating("offset", offset)
-    _check.is_int("ignore_index", ignore_index)
+    _check.is_label("ignore_index", ignore_index)
     thing_set = thing_categories(things)
     _check.is_area("min_thing_area", min_thing_area)
     _check.is_area("min_stuff_area", min_stuff_area)
