@@ -93,7 +93,6 @@ CASES: dict[str, Case] = {
     "gaussian, far": case(8 * EMBEDDING, INSTANCE, kernel="gaussian"),
     "bandwidth": case(EMBEDDING, CATEGORY, Level(FINE, 1.0, bandwidth=WIDTH), kernel="gaussian"),
     "some dimensions": case(EMBEDDING, Level(MAP, 3.0, per_picture=False, dims=(2, 0)), Level(FINE, 1.0, dims=(1,))),
-    "no dimension": case(EMBEDDING, Level(MAP, 3.0, dims=())),
     "one dimension of one": case(EMBEDDING[:, :1], INSTANCE),
     "over the batch": case(EMBEDDING, Level(FINE, 1.0, per_picture=False)),
     "weight 0": case(EMBEDDING, Level(MAP, 3.0, weight=0.0), INSTANCE),

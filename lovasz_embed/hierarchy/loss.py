@@ -107,9 +107,9 @@ def hierarchical_lovasz_hinge(
         impl: "auto" (numba on the CPU, Triton on a CUDA device where it is installed, else the reference),
             "reference", "numba" or "triton": speed, never meaning.
         method: "sort" is exact. "binned" counts errors into bins: a node's loss is below the exact one by at most
-            1 / `bins` of it (docs/mathematics.md). "auto" is "sort" for the reference and numba and "binned" for
-            Triton, which has no other: a sort per node is what costs the most on a GPU. With impl="auto", "sort" is
-            done by the reference on a CUDA device.
+            1 / `bins` of it, as long as no error exceeds 2^32 (docs/mathematics.md). "auto" is "sort" for the reference
+            and numba and "binned" for Triton, which has no other: a sort per node is what costs the most on a GPU. With
+            impl="auto", "sort" is done by the reference on a CUDA device.
         bins: Bins per doubling of the error for "binned", a power of two; None is 512.
 
     Returns:

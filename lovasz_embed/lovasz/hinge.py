@@ -52,8 +52,9 @@ def lovasz_hinge(
         impl: "auto" (numba on the CPU, Triton on CUDA where it is installed, else the reference), "reference",
             "numba" or "triton": speed, and never the result of a method.
         method: "sort", the exact loss; "binned": errors are counted into bins, O(P), and the loss comes out at
-            most 1/bins too small, relatively, in practice less than 1e-5 (docs/mathematics.md); or "auto":
-            "binned" for the engine "triton", because a sort costs many times the rest there, else "sort".
+            most 1/bins too small, relatively, in practice less than 1e-5, as long as no error exceeds 2^32
+            (docs/mathematics.md); or "auto": "binned" for the engine "triton", because a sort costs many times the
+            rest there, else "sort".
         bins: Bins per doubling of the error, a power of two; for "binned" only, None is 512.
         group: Processes whose batches count as one batch, for "binned" only and without `per_image`; None is
             this process alone. Every process gets the loss of all, and a gradient that
