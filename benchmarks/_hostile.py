@@ -170,17 +170,18 @@ class Hostile:
                 break
             place = self.pick(places)
             holder: Any = call.args if isinstance(place, int) else call.kwargs
-            try:
-                holder[place], how = self.spoilt(holder[place])
-            except Unspoilt:
-                continue
+            holder[place], how = self.spoilt(holder[place])
             call.spoilt.append(f"{place}: {how}")
         return call
 
     def spoilt(self, value: Any) -> tuple[Any, str]:
         """Return what an argument becomes, and in words how."""
-        if self.chance(0.12):
+        try:
+            return self.strange() if self.chance(0.12) else self._spoilt(value)
+        except Unspoilt:
             return self.strange()
+
+    def _spoilt(self, value: Any) -> tuple[Any, str]:
         if isinstance(value, Tensor):
             return self._spoilt_tensor(value)
         if isinstance(value, np.ndarray):
@@ -271,7 +272,7 @@ class Hostile:
         if kind == 1:
             return array[..., None], "has one axis more"
         if kind == 2 and array.ndim:
-            return array[self.pick((0, slice(0, 0)))] if len(array) else array.sum(0), "loses its first axis"
+            return array[self.pick((0, slice(0, 0)))] if len(array) else array.reshape(-1)[:0], "loses its first axis"
         if kind == 3 and array.ndim:
             return array[..., ::-1], "runs backwards"
         if kind == 4:

@@ -121,6 +121,8 @@ def is_ours(error: Exception, known: Entry, function: Callable[..., Any]) -> boo
     found = _MESSAGE.match(text)
     if found is None or not raised_by_us(error):
         return False
+    if type(error).__name__ == "DataError":  # it is about a file or folder, and names that
+        return True
     return bool((parameters(function) | known.names) & set(_WORD.findall(found["subject"])))
 
 

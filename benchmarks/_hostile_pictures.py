@@ -85,7 +85,7 @@ def _(h: Hostile) -> Call:
     return Call(class_mean_map, [_one_embedding(h, width), h.floats((classes, width))], {"palette": palette})
 
 
-@entry("Palette")
+@entry("Palette", names=("category",))
 def _(h: Hostile) -> Call:
     colours = h.numpy.integers(0, 256, (3, 3), np.uint8)
     return Call(_used, [("a", "b", "c"), frozenset(h.pick(({1}, (), {0, 2}))), colours])

@@ -247,6 +247,14 @@ VALUES: dict[str, tuple[Any, str]] = {
         lambda: lovasz_softmax(torch.zeros(3, 0, 1), torch.ones(3, 1).long(), ignore_index=1),
         "at least one channel",
     ),
+    "more tiles than memory": (
+        lambda: segment_tiles(len, (2**40, 3), MEANS, things={1}, radius=1.0, tile=1, overlap=0),
+        "tile must divide the picture into at most",
+    ),
+    "an embedding to cluster without values": (
+        lambda: cluster_embeddings(META, torch.ones(1, 4, device="meta").bool(), radius=1.0),
+        "embedding must hold",
+    ),
     "means of no dimension": (
         lambda: segment_tiles(len, (3, 0), MEANS[:, :0], things={1}, radius=1.0),
         "class_means must have shape",
@@ -389,6 +397,19 @@ def test_a_truncation_beyond_every_error_leaves_no_negatives() -> None:
 
 def test_a_reject_radius_of_a_large_int_rejects_nothing() -> None:
     assert nearest_class_mean(E, MEANS, reject_radius=10**30, impl="reference").tolist() == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("weight", [5e-41, 1e-45, 3e38])
+@pytest.mark.parametrize("impl", ["numba", "reference"])
+def test_class_weights_near_the_ends_of_the_range_give_the_gradient_of_ones(impl: str, weight: float) -> None:
+    """1 / 5e-41 is Inf in float32, and the sum of two of 3e38 as well: the gradient was NaN."""
+    grads = []
+    for own in (weight, 1.0):
+        logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]], requires_grad=True)
+        loss = lovasz_softmax(logits, torch.tensor([[0, 1]]), weight=torch.full((2,), own), impl=impl)
+        loss.backward()
+        grads.append(logits.grad)
+    assert torch.equal(*grads)
 
 
 def test_means_whose_squares_overflow_are_answered_without_a_warning() -> None:

@@ -145,6 +145,7 @@ def cluster_embeddings(
     embedding, mask_or_labels = as_tensor("embedding", embedding), as_tensor("mask_or_labels", mask_or_labels)
     seeds, bandwidth = as_tensor("seeds", seeds), as_tensor("bandwidth", bandwidth)
     _check.is_embedding("embedding", embedding)
+    _check.has_values("embedding", embedding)
     labels = as_labels("mask_or_labels", mask_or_labels)
     spatial = tuple(embedding.shape[2:])
     _check.same_shape("mask_or_labels", labels, (len(embedding), *spatial), "embedding (B, *spatial)")

@@ -26,6 +26,10 @@ def flat(values: Tensor) -> Tensor:
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean over the last axis, 0 where all weights are 0."""
+    if weights.is_floating_point():
+        # Relative to the largest: the inverse of a subnormal weight is Inf, and so is the sum of huge ones.
+        largest = weights.amax(-1, keepdim=True)
+        weights = weights / torch.where(largest > 0, largest, 1)
     total = weights.sum(-1)
     return (losses * weights).sum(-1) / torch.where(total > 0, total, 1)
 

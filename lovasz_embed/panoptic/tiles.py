@@ -30,6 +30,7 @@ from lovasz_embed.prototypes import nearest_class_mean
 Embed = Callable[[Window], Tensor]
 
 _IN_MEMORY = 1 << 26  # bytes of embeddings that wait in memory; more of them wait in a file
+_MOST_TILES = 1 << 22
 _AT_ONCE = 8  # windows of full size
 _ROWS = 1 << 22  # pixels that are numbered at once
 _NEVER = np.iinfo(np.int64).max
@@ -149,6 +150,11 @@ def segment_tiles(
     if at_once is None:
         at_once = min(_AT_ONCE * (tile + 2 * overlap) ** 2, _check.MOST_PIXELS)
     pixels("at_once", at_once, 0)
+    count = -(-height // tile) * -(-width // tile)
+    if count > _MOST_TILES:
+        raise ValueError(
+            _check.message("tile", f"divide the picture into at most {_MOST_TILES} tiles", f"{count} tiles")
+        )
     ids = _checked_out(out, (height, width))
     grid = tiles((height, width), tile, step)
     class_means, offset = class_means.detach().cpu(), None if offset is None else offset.detach().cpu()

@@ -158,7 +158,7 @@ def _as_integers(argument: str, values: ArrayLike) -> NDArray[np.integer[Any]]:
         found = np.empty(0, object)
     if found.size and found.dtype.kind not in "iu":
         raise TypeError(_check.message(argument, "be integers", found.dtype if found.dtype != object else repr(values)))
-    return found if found.size else found.astype(np.int64)
+    return found if found.size else np.zeros(found.shape, np.int64)
 
 
 def _to_polar(colours: Colours) -> tuple[Floats, Floats, Floats]:
