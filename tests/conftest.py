@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,7 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("shared/data is absent: set LOVASZ_EMBED_DATA to the folder of real pictures")
     return folder
+
+
+# A shell lets what it starts in the background ignore Ctrl-C, which tests send, and every process below inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)

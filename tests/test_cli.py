@@ -543,7 +543,7 @@ def test_a_bare_install_reaches_that_line_with_nothing_else_imported() -> None:
         ("train --data {empty} --out {tmp}/r --format instance-map", "empty must hold a folder labels/, got none"),
         ("train --data {data} --out {tmp}/r --format voc", "format must be one of coco-panoptic, instance-map"),
         ("train --data {data} --out {tmp}/r --split test", "split must be one of train2017, val2017"),
-        ("train --data {data} --out {tmp}/r --steps 0", "steps must be 1 or above, got 0"),
+        ("train --data {data} --out {tmp}/r --steps 0", "steps must be at least 1, got 0"),
         ("train --data {data} --out {tmp}/r --minutes -1", "minutes must be a finite number above 0, got -1"),
         ("train --data {data} --out {tmp}/r --device moon", "--device must be a device that torch can use here, got"),
         ("train --data {data} --out {file}/r", "file/r/checkpoint.pt must be writable, got Not a directory"),

@@ -101,9 +101,6 @@ TWO_DEVICES: dict[str, Callable[[], object]] = {
     "offset must be on the device of embedding": lambda: segment(
         E, MEANS, things={1}, radius=1.0, offset=torch.zeros(2, device=ELSEWHERE)
     ),
-    r"levels\[0\].bandwidth must be on the device of embedding": lambda: hierarchical_lovasz_hinge(
-        E, [Level(LABELS, 1.0, bandwidth=torch.ones(1, 20, device=ELSEWHERE))], kernel="gaussian"
-    ),
     "class_means must be on the device of embedding": lambda: hierarchical_lovasz_hinge(
         E, [Level(LABELS, 1.0)], class_means=MEANS.to(ELSEWHERE), pull_weight=1.0
     ),

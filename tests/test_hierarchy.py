@@ -472,6 +472,13 @@ def test_wrong_arguments_fail_clearly(change: dict[str, Any], error: type[Except
             "labels must hold integer or boolean labels, got torch.float32",
         ),
         ({"bandwidth": torch.ones(3, 3)}, ValueError, r"bandwidth must have shape \(1, 2\) to match labels"),
+        (
+            {"bandwidth": torch.ones(1, 2, device="meta")},
+            ValueError,
+            r"bandwidth must be on the device of labels \(cpu\)",
+        ),
+        ({"dims": (1, 1)}, ValueError, r"dims must name at least one of the dimensions 0 and above, each once, got"),
+        ({"dims": ()}, ValueError, r"dims must name at least one of the dimensions 0 and above, each once, got"),
     ],
 )
 def test_wrong_level_fails_clearly(change: dict[str, Any], error: type[Exception], text: str) -> None:

@@ -322,12 +322,6 @@ def test_labels_that_are_no_tree_fail_clearly(parent: list[int]) -> None:
         run(own, "triton", negatives="siblings")
 
 
-def test_a_dimension_named_twice_fails_clearly() -> None:
-    own = case(EMBEDDING, Level(MAP, 1.0, dims=(1, 1)))
-    with pytest.raises(ValueError, match=r"levels\[0\].dims must name each dimension once for impl='triton'"):
-        run(own, "triton")
-
-
 def test_more_pixels_than_a_count_holds_fail_clearly() -> None:
     embedding = torch.zeros(1, 1, 1, device=DEVICE).expand(1, 1, 2**31)
     own = [Level(torch.zeros(1, 1, dtype=torch.long, device=DEVICE).expand(1, 2**31), 1.0)]

@@ -27,17 +27,19 @@ def hinge_of(config: TrainConfig) -> HierarchicalLovaszHinge:
     )
 
 
-def followed(running: Tensor, embedding: Tensor, semantic: Tensor, momentum: float, ranks: Ranks) -> Tensor:
+def followed(
+    running: Tensor, embedding: Tensor, semantic: Tensor, momentum: float, ranks: Ranks | None = None
+) -> Tensor:
     """Return running class means (C, D) moved towards those of a batch; a class met for the first time takes its mean.
 
-    The batch is that of all processes, each of which gives its share.
+    The batch is that of all `ranks`, each of which gives its share.
 
     >>> running = torch.tensor([[0.0], [torch.nan]])
-    >>> followed(running, torch.tensor([[[4.0, 2.0]]]), torch.tensor([[0, 1]]), 0.75, Ranks()).tolist()
+    >>> followed(running, torch.tensor([[[4.0, 2.0]]]), torch.tensor([[0, 1]]), 0.75).tolist()
     [[1.0], [2.0]]
     """
     means, counts = class_means(embedding, semantic, num_classes=len(running))
-    if ranks.count > 1:
+    if ranks is not None and ranks.count > 1:
         sums = torch.where((counts > 0).unsqueeze(1), means.double() * counts.unsqueeze(1), 0.0)
         ranks.add(sums, counts)
         means = sums / counts.unsqueeze(1)

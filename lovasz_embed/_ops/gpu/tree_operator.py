@@ -28,7 +28,7 @@ def tree_hinge_triton(
     """Return what `tree_hinge.tree_hinge` returns, the nodes padded: label and picture -1, loss 0.
 
     Raises:
-        ValueError: If there are 2^31 pixels or more, or a level names a dimension twice.
+        ValueError: If there are 2^31 pixels or more.
     """
     pixels = embedding.shape[0] * embedding.shape[2]
     if pixels >= 2**31:
@@ -36,10 +36,6 @@ def tree_hinge_triton(
         raise ValueError(_check.message("embedding", "have fewer than 2^31 pixels for impl='triton'", pixels, remedy))
     every = tuple(range(embedding.shape[1]))
     dims = [every if level.dims is None else tuple(level.dims) for level in levels]
-    for number, own in enumerate(dims):
-        if len(set(own)) < len(own):
-            rule = "name each dimension once for impl='triton'"
-            raise ValueError(_check.message(f"levels[{number}].dims", rule, own, "Use impl='reference'."))
     labels = [level.labels for level in levels]
     # An operator takes no optional tensors in a list: an empty one stands for none.
     bandwidths = [embedding.new_empty(0) if x.bandwidth is None else x.bandwidth.to(embedding.dtype) for x in levels]
