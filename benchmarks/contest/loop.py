@@ -47,7 +47,6 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
         raise ValueError(f"loss_stride must be 1, for heat maps need every pixel, got {config.loss_stride}")
     batches = Batches(pictures, config, len(contestant.network.config.classes))
     groups = learning_parameters(contestant, contestant.network.backbone, config)
-    learning = [parameter for parameters, _ in groups for parameter in parameters]
     optimiser = torch.optim.AdamW(
         [{"params": parameters} for parameters, _ in groups], lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -73,7 +72,7 @@ def train(contestant: Contestant, pictures: Sequence[Labelled], config: TrainCon
         if not math.isfinite(value):
             raise RuntimeError(f"the loss of {type(contestant).__name__} is {value} in step {step}")
         output.backward(cut.grad)
-        nn.utils.clip_grad_norm_(learning, config.clip)
+        nn.utils.clip_grad_norm_(contestant.parameters(), config.clip)  # in the order of `fit`
         optimiser.step()
         if step % max(config.steps // 20, 1) == 0 or step == config.steps - 1:
             done.losses.append(round(value, 4))
