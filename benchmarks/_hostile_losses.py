@@ -83,7 +83,7 @@ def _check_loss(call: Call, result: Any, h: Hostile) -> None:
         copy = [logits.detach().clone(memory_format=torch.contiguous_format), target.clone()]
         require(same(call.function(*copy, **call.kwargs).detach(), result.detach()), "layout does not change the loss")
     elif what == 2 and call.kwargs.get("method", "auto") != "binned":
-        reference = call.function(logits.detach().double(), target, **{**call.kwargs, "impl": "reference"})
+        reference = call.function(logits.detach().double(), target, **{**call.kwargs, "impl": "reference"}).detach()
         scale = 1 + float(logits.detach().abs().max()) if logits.numel() else 1.0
         rounding = _ROUNDING * scale * max(result.numel(), 1)
         apart = float((reference - result.detach().double()).abs().max()) if result.numel() else 0.0

@@ -32,6 +32,7 @@ from lovasz_embed import (
     lovasz_softmax,
     nearest_class_mean,
     panoptic_levels,
+    panoptic_quality,
     segment,
     segment_means,
     segment_tiles,
@@ -447,6 +448,19 @@ def test_transformers_maps_of_floats_are_read() -> None:
 def test_tiles_of_any_size_are_those_of_a_picture_in_one() -> None:
     result = segment_tiles(lambda window: E.view(1, 1, 2, 2), (2, 2), MEANS, things={1}, radius=1.0, tile=2**48)
     assert result.segmentation.tolist() == [[[1, 1], [2, 2]]]
+
+
+def test_a_reach_beyond_the_range_of_the_pixels_takes_all() -> None:
+    """Twice: joined tiles look for instances in a box around their pixels."""
+    embed = lambda window: E.view(1, 1, 1, 4)[..., window.rows, window.columns]  # noqa: E731
+    options = {"things": {1}, "radius": 1.0, "reach": 1e39, "tile": 2, "overlap": 0, "at_once": 0}
+    assert segment_tiles(embed, (1, 4), MEANS, **options).segmentation.tolist() == [[[1, 1, 2, 2]]]
+
+
+def test_categories_of_numpy_are_counted() -> None:
+    """Segments of a data set of one's own may hold numpy's integers."""
+    result = PanopticResult(torch.ones(1, 2, dtype=torch.int32), ((Segment(1, np.int64(3), True, 2),),))
+    assert panoptic_quality(result, result).pq == 1.0
 
 
 # The campaigns

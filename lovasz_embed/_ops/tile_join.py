@@ -106,7 +106,8 @@ class Totals:
         if not planar.shape[1]:
             return np.empty(0, np.intp)
         slack = limit * (1 + 1e-6)  # rounding must not lose one on the edge
-        low, high = planar.min(1) - slack, planar.max(1) + slack
+        with np.errstate(over="ignore"):  # a limit beyond the range of the pixels leaves nothing out
+            low, high = planar.min(1) - slack, planar.max(1) + slack
         return np.flatnonzero(((self.origin >= low) & (self.origin <= high)).all(1))
 
     def settled(self, min_size: int) -> Instances:

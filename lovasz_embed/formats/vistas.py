@@ -172,7 +172,7 @@ def write_vistas(
     ...     sorted(file.relative_to(folder).as_posix() for file in Path(folder, "v2.0").rglob("*.*"))
     ['v2.0/instances/a.png', 'v2.0/labels/a.png', 'v2.0/panoptic/a.png', 'v2.0/panoptic/panoptic_2020.json']
     """
-    if version not in VERSIONS:
+    if not isinstance(version, str) or version not in VERSIONS:
         raise DataError(message("version", f"be one of {', '.join(VERSIONS)}", repr(version)))
     _check.is_path("config", config)
     labels = read_vistas_config(Path(config))

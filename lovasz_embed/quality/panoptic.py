@@ -142,7 +142,7 @@ def panoptic_quality(
     _check_results(prediction, truth)
     segments = [segment for picture in (*prediction.segments, *truth.segments) for segment in picture]
     if num_classes is None:
-        num_classes = max((segment.category + 1 for segment in segments), default=1)
+        num_classes = max((int(segment.category) + 1 for segment in segments), default=1)
     if things is None:
         things = _things_of(segments)
     metric = PanopticQuality(num_classes, things)
