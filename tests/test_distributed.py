@@ -159,21 +159,19 @@ def test_several_processes_equal_one(tmp_path: Path, ranks: int) -> None:
         assert float((one["summed"]["sums"] - sums["sums"]).abs().max()) <= 336 * 336 * 4 * 2.0**-53
         for name in ("step", "trained"):
             assert all(torch.equal(one[name][key], found[0][name][key]) for key in one[name] if key != "gradient")
-    compare(found[0]["step"], averaged(ranks, replace(worker.FIT, steps=1)), weights=1e-5, gradient=1e-5)
-    compare(found[0]["trained"], averaged(ranks, worker.FIT), weights=math.inf, gradient=1e-4)
+    compare(found[0]["step"], averaged(ranks, replace(worker.FIT, steps=1)), gradient=1e-5)
+    compare(found[0]["trained"], averaged(ranks, worker.FIT), gradient=1e-4)
 
 
-def compare(found: dict[str, Tensor], expected: dict[str, Tensor], *, weights: float, gradient: float) -> None:
+def compare(found: dict[str, Tensor], expected: dict[str, Tensor], *, gradient: float) -> None:
     """Assert that training went the same way, as far as sums of float32 in another order let it.
 
-    The gradient is compared by its norm, the weights by how far they have gone. Of several steps only the gradient is:
-    AdamW divides it by its size, so that a bias whose gradient is nothing but rounding still goes full steps.
+    Compared is the gradient after the last step, by its norm, and not the weights: AdamW divides by the gradient's
+    size, so that a bias whose gradient is nothing but rounding goes full steps, in a direction that rounding decides.
     """
     start = worker.model().state_dict()
     names = [name for name in start if not name.startswith("ncm.")]
-    gone = distance(expected, start, names)
-    assert gone > 0.01
-    assert distance(found, expected, names) <= weights * gone
+    assert distance(expected, start, names) > 0.01  # it did go
     assert distance(found, expected, ["gradient"]) <= gradient * float(expected["gradient"].norm())
     assert torch.equal(found["ncm.counts"], expected["ncm.counts"])
 
