@@ -318,8 +318,8 @@ def test_memory_is_that_of_tiles_and_not_of_the_picture(monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("reading", "agreement", "pq"),
-    # The lowest of four seeds were 0.991 of the pixels and a PQ of 0.96; with the vote 0.976 and 0.92, for it decides for
-    # all pixels of a thing: where it is close, after 200 steps, they all change category together.
+    # The lowest of four seeds were 0.991 of the pixels and a PQ of 0.96; with the vote 0.976 and 0.92, for it decides
+    # for all pixels of a thing: where it is close, after 200 steps, they all change category together.
     [({"shared_dims": 6, "vote": False}, 0.985, 0.94), ({"shared_dims": 0, "vote": True}, 0.96, 0.85)],
     ids=str,
 )
