@@ -234,6 +234,12 @@ def test_a_run_that_still_trains_has_a_page_too(tmp_path: Path) -> None:
     assert "not yet finished" in (tmp_path / "report.html").read_text()
 
 
+def test_a_log_that_does_not_know_its_seconds_has_a_page_too(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 20, "loss": 0.5, "seconds": null}\n')
+    code, _, stderr = lovasz_embed("report", tmp_path)
+    assert code == 0, stderr
+
+
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [

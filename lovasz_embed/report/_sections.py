@@ -55,7 +55,7 @@ def tiles(run: RunRecord, evaluation: Evaluation | None) -> Html:
     if run.log:
         last = run.log[-1]
         shown.append(("steps", f"{last['step']:,.0f}", "of training"))
-        if "seconds" in last:
+        if last.get("seconds") is not None:
             shown.append(("training", _duration(float(last["seconds"])), "time, class means not counted"))
     if run.parameters:
         shown.append(("parameters", f"{run.parameters / 1e6:.2f} M", "weights of the network"))
