@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _exact import gradient_error, hinge, softmax, tree
+from _exact import SlopeError, hinge, slope_error, softmax, tree
 from torch import Tensor
 
 import lovasz_embed as le
@@ -18,6 +18,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "reference": {"impl": "reference"},
     "numba": {"impl": "numba"},
     "numba, binned": {"impl": "numba", "method": "binned"},
+    "triton, binned": {"impl": "triton", "method": "binned"},
 }
 BINS = 512
 
@@ -33,7 +34,8 @@ class Off:
         size: Entries, as a power of two.
         case: The distribution.
         value: Error of the value, over the value.
-        gradient: Largest error of the gradient over its largest entry; None where it was not compared.
+        gradient: Largest error of the gradient over its largest entry.
+        underflow: What of that the dtype forces, for want of smaller numbers: half its smallest over the largest entry.
     """
 
     function: str
@@ -42,7 +44,8 @@ class Off:
     size: int
     case: str
     value: float
-    gradient: float | None
+    gradient: float
+    underflow: float
 
 
 def rows(size: int, seed: int, dtype: torch.dtype, binned: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -74,9 +77,10 @@ def hinges(size: int, seed: int, dtype: str, engine: str) -> Iterator[Off]:
         exact = hinge(logits.double().numpy().astype(np.longdouble), mask.numpy())
         assert leaf.grad is not None
         arithmetic = np.float64 if dtype == "float64" else np.float32
-        slope = gradient_error(leaf.grad[0].double().numpy().astype(np.longdouble), exact, arithmetic)
+        grad = leaf.grad[0].double().numpy().astype(np.longdouble)
+        slope = slope_error(grad, exact, arithmetic, _step(DTYPES[dtype]))
         # Where nothing is foreground, one of the largest errors takes all: which one is a tie like any other.
-        yield Off("lovasz_hinge", engine, dtype, size, case, _off(value, exact.value), slope)
+        yield Off("lovasz_hinge", engine, dtype, size, case, _off(value, exact.value), *slope)
 
 
 def softmaxes(size: int, seed: int, dtype: str, engine: str) -> Iterator[Off]:
@@ -98,8 +102,8 @@ def softmaxes(size: int, seed: int, dtype: str, engine: str) -> Iterator[Off]:
         value.backward()  # type: ignore[no-untyped-call]
         exact, slope = softmax(given.double().numpy().astype(np.longdouble), truth.numpy())
         assert leaf.grad is not None
-        off = np.abs(leaf.grad[0].double().numpy() - slope).max() / np.abs(slope).max()
-        yield Off("lovasz_softmax", engine, dtype, size, case, _off(value, exact), float(off))
+        off = _slope_error(leaf.grad[0], torch.from_numpy(slope.astype(np.float64)))
+        yield Off("lovasz_softmax", engine, dtype, size, case, _off(value, exact), *off)
 
 
 def trees(size: int, seed: int, dtype: str, engine: str, kernel: str) -> Iterator[Off]:
@@ -144,13 +148,24 @@ def _tree(
     exact = tree(wide, levels, kernel=kernel, bandwidth=exact_own)
     exact.backward()  # type: ignore[no-untyped-call]
     pairs = [(leaf.grad, wide.grad)] + ([] if own is None or exact_own is None else [(own.grad, exact_own.grad)])
-    off = 0.0
+    slopes = []
     for got, right in pairs:
         assert got is not None
         assert right is not None
-        off = max(off, float((got[0].double() - right).abs().max() / right.abs().max()))
+        slopes.append(_slope_error(got[0], right))
     name = f"hierarchical_lovasz_hinge, {kernel}"
-    return Off(name, engine, dtype, size, case, _off(value, np.longdouble(exact.item())), off)
+    return Off(name, engine, dtype, size, case, _off(value, np.longdouble(exact.item())), *max(slopes))
+
+
+def _slope_error(got: Tensor, right: Tensor) -> SlopeError:
+    largest = float(right.abs().max())
+    return SlopeError(float((got.double() - right).abs().max()) / largest, _step(got.dtype) / 2 / largest)
+
+
+def _step(dtype: torch.dtype) -> float:
+    """Return the smallest number above 0."""
+    limits = torch.finfo(dtype)
+    return limits.tiny * limits.eps
 
 
 def _off(value: Tensor, exact: np.longdouble) -> float:

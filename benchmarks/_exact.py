@@ -1,8 +1,7 @@
 """The losses by their textbook definition in wider floats, one sort and integer counts: what others are compared with.
 
 Written for this comparison alone, from the formulas in docs/mathematics.md; it shares no code with the package. Hinge
-and
-softmax are computed in numpy's longdouble (64 bits of mantissa on x86), trees in float64.
+and softmax are computed in numpy's longdouble (64 bits of mantissa on x86), trees in float64.
 """
 
 from __future__ import annotations
@@ -102,14 +101,33 @@ def tree(
     return total
 
 
-def gradient_error(found: Wide, exact: Exact, arithmetic: DTypeLike) -> float:
-    """Return the largest error of a gradient with respect to the errors, over its largest entry.
+class SlopeError(NamedTuple):
+    """How far a gradient is off, over its largest entry.
+
+    Attributes:
+        worst: What it is off by at most.
+        underflow: What it may be off by because the dtype has no smaller numbers.
+    """
+
+    worst: float
+    underflow: float
+
+
+def slope_error(found: Wide, exact: Exact, arithmetic: DTypeLike, step: float) -> SlopeError:
+    """Return how far a gradient with respect to the errors is off.
 
     Among equal errors every order is right, and gives another subgradient; but the sum over all equal ones is the same.
     So entries count as one whose errors are the same in the dtype of the arithmetic.
+
+    Args:
+        found: The gradient (P,), up to signs.
+        exact: What is right.
+        arithmetic: The dtype in which errors are told apart.
+        step: The smallest number above 0 of the gradient's dtype.
     """
-    _, group = np.unique(exact.errors.astype(arithmetic), return_inverse=True)
-    right, got = (np.zeros(group.max() + 1, np.longdouble) for _ in range(2))
+    _, group, parts = np.unique(exact.errors.astype(arithmetic), return_inverse=True, return_counts=True)
+    right, got = (np.zeros(len(parts), np.longdouble) for _ in range(2))
     np.add.at(right, group, exact.weights)
     np.add.at(got, group, np.abs(found))
-    return float(np.abs(got - right).max() / max(right.max(), np.finfo(np.longdouble).tiny))
+    largest = max(right.max(), np.finfo(np.longdouble).tiny)
+    return SlopeError(float(np.abs(got - right).max() / largest), float(parts.max() * step / 2 / largest))

@@ -2,10 +2,12 @@
 
     python benchmarks/accuracy.py --cases 8 --json accuracy.json    # the tables of the documentation
     python benchmarks/accuracy.py --smoke                           # seconds, small sizes
+    TRITON_INTERPRET=1 python benchmarks/accuracy.py --triton       # kernels for GPUs, interpreted: minutes, tiny sizes
 
 Everything is compared with the textbook definition in wider floats (`_exact.py`), on inputs that the dtype holds
 exactly. The value's error is relative. A gradient's is its largest error over its largest entry. The second table calls
-every function with compiled kernels with 1, 2 and 8 threads and in another process, and compares all bits.
+every function with compiled kernels with 1, 2 and 8 threads and in another process, and compares all bits. The kernels
+for GPUs have the first table alone.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ THREADS = (1, 2, 8)
 SIZE = (190, 180)  # large enough for helpers to help
 
 
-def measure(sizes: Sequence[int], tree_sizes: Sequence[int], cases: int, seed: int) -> list[Off]:
+def measure(
+    engines: Sequence[str], sizes: Sequence[int], tree_sizes: Sequence[int], cases: int, seed: int
+) -> list[Off]:
     """Compare everything; `cases` draws of each."""
     found: list[Off] = []
     for dtype in DTYPES:
-        for engine in ENGINES:
+        for engine in engines:
             for size in sizes:
                 for draw in range(cases if size < 14 else 1):
                     found += hinges(size, seed + draw, dtype, engine)
@@ -83,19 +87,25 @@ def determinism(seed: int) -> dict[str, dict[str, bool]]:
 
 
 def show(found: Sequence[Off]) -> None:
-    """Print the worst of each function, engine, dtype and size as a table of Markdown."""
-    print("| function | engine | dtype | entries | value | gradient | cases | hardest |")
-    print("|---|---|---|---|---|---|---|---|")
-    keys = dict.fromkeys((off.function, off.engine, off.dtype) for off in found)
-    for key in keys:
+    """Print the worst value and gradient of each function, engine, dtype and size as a table of Markdown."""
+    sizes = sorted({off.size for off in found})
+    print(f"| function | engine | dtype | {' | '.join(f'2^{size}' for size in sizes)} |")
+    print("|---" * (3 + len(sizes)) + "|")
+    for key in sorted({(off.function, off.engine, off.dtype) for off in found}, key=_order):
         own = [off for off in found if (off.function, off.engine, off.dtype) == key]
-        for size in sorted({off.size for off in own}):
-            here = [off for off in own if off.size == size]
-            value = max(here, key=lambda off: off.value)
-            slopes = [off.gradient for off in here if off.gradient is not None]
-            print(
-                f"| {' | '.join(key)} | 2^{size} | {value.value:.1e} | {max(slopes):.1e} | {len(here)} | {value.case} |"
-            )
+        cells = [_worst([off for off in own if off.size == size]) for size in sizes]
+        print(f"| {' | '.join((*key, *cells))} |")
+
+
+def _order(key: tuple[str, str, str]) -> tuple[str, int, int]:
+    function, engine, dtype = key
+    return function, list(ENGINES).index(engine), list(DTYPES).index(dtype)
+
+
+def _worst(here: Sequence[Off]) -> str:
+    if not here:
+        return ""
+    return f"{max(off.value for off in here):.1e}, {max(off.gradient for off in here):.1e}"
 
 
 def main() -> None:
@@ -104,6 +114,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    parser.add_argument("--triton", action="store_true", help="the kernels for GPUs, by the interpreter of Triton")
     parser.add_argument("--digests", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.digests:
@@ -111,9 +122,14 @@ def main() -> None:
         return
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     began = time.perf_counter()
-    sizes, tree_sizes = ((6, 10), (6, 9)) if options.smoke else ((6, 10, 14, 17, 20), (6, 10, 14, 17))
-    found = measure(sizes, tree_sizes, 1 if options.smoke else options.cases, options.seed)
-    same = determinism(options.seed)
+    sizes, tree_sizes = [6, 10, 14, 17, 20], [6, 10, 14, 17]
+    engines = [name for name in ENGINES if ("triton" in name) == options.triton]
+    if options.triton and os.environ.get("TRITON_INTERPRET") != "1":
+        sys.exit("--triton needs TRITON_INTERPRET=1 in the environment")
+    if options.smoke or options.triton:  # the interpreter takes a minute for a tree
+        sizes, tree_sizes, options.cases = [6, 10], [6, 9], 1
+    found = measure(engines, sizes, tree_sizes, options.cases, options.seed)
+    same = {} if options.triton else determinism(options.seed)
     where, date = machine("cpu"), datetime.now(UTC).date().isoformat()
     print(describe(where), f"{date}, seed {options.seed}, {time.perf_counter() - began:.0f} s", sep="; ")
     show(found)

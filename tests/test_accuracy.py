@@ -1,7 +1,8 @@
 """Losses and gradients beside the textbook in wider floats, at hard cases: how far rounding may take them.
 
 Rounding to nearest is off by at most u = eps / 2 of the dtype of the arithmetic, float32 for everything but float64.
-The bounds count how many of them follow one another; a gradient is rounded once more, to the dtype of the input.
+The bounds count how many of them follow one another; a gradient is rounded once more, to the dtype of the input. That
+of float16 has nothing between 0 and 6e-8, which a gradient of a million pixels feels; training scales the loss for it.
 """
 
 from __future__ import annotations
@@ -60,8 +61,7 @@ def test_losses_are_off_by_rounding_alone(dtype: str, engine: str) -> None:
     for off in all_cases(dtype, engine, 8, 0):
         value, gradient = roundings(off)
         assert off.value <= value, off
-        assert off.gradient is not None
-        assert off.gradient <= gradient, off
+        assert off.gradient <= gradient + off.underflow, off
 
 
 @pytest.mark.reliability
@@ -73,8 +73,7 @@ def test_losses_are_off_by_rounding_alone_at_all_sizes(dtype: str, engine: str, 
         for off in all_cases(dtype, engine, size, seed):
             value, gradient = roundings(off)
             assert off.value <= value, off
-            assert off.gradient is not None
-            assert off.gradient <= gradient, off
+            assert off.gradient <= gradient + off.underflow, off
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
