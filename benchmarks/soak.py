@@ -52,6 +52,7 @@ def soak(minutes: float, *, cycles: int | None, steps: int, seed: int, json_path
         "date": datetime.now(UTC).date().isoformat(), "minutes": minutes, "steps": steps, "seed": seed,
         "machine": machine("cpu"), "complete": False, "cycles": [],
     }  # fmt: skip
+    _grow_names()
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         folder = Path(temporary)
         (folder / "tmp").mkdir()
@@ -71,6 +72,12 @@ def soak(minutes: float, *, cycles: int | None, steps: int, seed: int, json_path
     if json_path is not None:
         write_atomically(json_path, json.dumps(report).encode())
     return report
+
+
+def _grow_names() -> None:
+    """Let Python's table of interned strings grow now: names that come and go fill it, and then it doubles, once."""
+    for number in range(300_000):
+        sys.intern(f"soak {number}")
 
 
 def one_cycle(number: int, folder: Path, steps: int, seed: int) -> Record:
