@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -209,11 +210,28 @@ def embed(model: nn.Module, picture: Tensor, amp: bool, pixels: tuple[Tensor, Te
 
 def _in_parallel(model: PanopticEmbedder, device: torch.device) -> DistributedDataParallel:
     """Return a module that averages gradients over the processes; all begin with the weights of the first."""
-    return DistributedDataParallel(
+    parallel = DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
         find_unused_parameters=model.own_backbone,  # of a network made for something else, parts may lie idle
     )
+    if device.type == "cpu":
+        parallel.register_comm_hook(None, lambda _, bucket: _mean_in_order(bucket.buffer()))
+    return parallel
+
+
+def _mean_in_order(own: Tensor) -> torch.futures.Future[Tensor]:
+    """Average gradients by adding those of the processes in their order, wherever in a bucket a number lies.
+
+    DistributedDataParallel packs its buckets anew after the first step, and gloo begins the sum of a number with the
+    process that its place calls for. So a run that was resumed would round otherwise than one that was left in peace.
+    """
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    total = sum(parts[1:], parts[0])
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(total / len(parts))
+    return done
 
 
 def _must_agree(path: Path, what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
