@@ -302,6 +302,7 @@ def test_a_saved_model_with_a_named_backbone_needs_no_extra(tmp_path: Path, monk
     assert torch.equal(again(picture), model(picture))
 
 
+@pytest.mark.slow
 def test_tiles_need_an_overlap_where_the_context_is_not_known() -> None:
     model = PanopticEmbedder(EFFICIENTNET)
     model.ncm.update(torch.rand(1, 5, 4, 4), torch.arange(16).view(1, 4, 4) % 2)

@@ -361,7 +361,8 @@ SEEN = 4 / 3 + 1 + 1.25 / 12 + 0.5 / 4
 
 
 # Each compiles for seconds; where the package's own folder takes the cache is much like where a new one does.
-@pytest.mark.parametrize("where", [pytest.param("below a file", marks=pytest.mark.slow), "missing", "nowhere at all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["below a file", "missing", "nowhere at all"])
 def test_kernels_work_wherever_the_cache_may_not_be(tmp_path: Path, where: str) -> None:
     """Root may write anywhere: only a path below a regular file is sure to be refused."""
     folder = copy_of_the_package(tmp_path)
