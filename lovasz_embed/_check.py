@@ -167,6 +167,16 @@ def is_iterable(argument: str, value: object, what: str) -> None:
         raise TypeError(message(argument, f"be {what}", type(value).__name__)) from None
 
 
+def is_data_set(argument: str, value: object) -> None:
+    """Raise `TypeError` unless `value` has a length and items by number."""
+    what = "a data set: a length, and pictures by number"
+    has_fields(argument, value, ("__len__", "__getitem__"), what)
+    try:
+        len(value)  # type: ignore[arg-type]
+    except TypeError:  # of a 0-d tensor, which has the method for it
+        raise TypeError(message(argument, f"be {what}", type(value).__name__)) from None
+
+
 def is_table(argument: str, rows: int, columns: int) -> None:
     """Raise unless so many rows (an int, `argument` names it), of `columns` each, make a table that memory can hold."""
     is_int(argument, rows, 1)

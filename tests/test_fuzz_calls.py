@@ -50,6 +50,7 @@ from lovasz_embed.model import (
 )
 from lovasz_embed.report import paint, render, score_pictures
 from lovasz_embed.synthetic import StreetScenes, street_clip, street_scene
+from lovasz_embed.training import TrainConfig, fit
 from lovasz_embed.visualise import Palette, as_picture, class_mean_map, colour_basis, overlay, panel, save_png
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -59,6 +60,7 @@ LABELS = torch.tensor([[0, 0, 1, 1]])
 RESULT = PanopticResult.from_maps(LABELS, LABELS, things={1})
 PICTURE = PanopticResult.from_maps(LABELS.view(1, 2, 2), LABELS.view(1, 2, 2), things={1})
 IMAGE = np.zeros((2, 2, 3), np.uint8)
+MODEL = PanopticEmbedder(ModelConfig(classes=("a", "b"), things=(1,), widths=(4,)))
 HUGE = 10**400
 
 
@@ -160,6 +162,7 @@ TYPES: dict[str, tuple[Any, str]] = {
     "a name of a number": (lambda: Level(LABELS, 1.0, name=3), "name must be a text"),
     "things of text": (lambda: panoptic_levels(LABELS, LABELS, things="12"), "things must be a collection"),
     "things of a mask": (lambda: Palette.of(["a", "b"], [True, False]), "things must be a collection"),
+    "pictures of a number": (lambda: fit(MODEL, torch.tensor(0), TrainConfig(steps=1)), "pictures must be a data set"),
     "levels of a tensor": (lambda: hierarchical_lovasz_hinge(E, LABELS), "levels must be a sequence of Level"),
     "dims of a tensor": (lambda: nearest_class_mean(E, MEANS, dims=torch.tensor(0)), "dims must be a sequence"),
     "ignore_index of text": (lambda: nearest_class_mean(E, MEANS, ignore_index="x"), "ignore_index must be an int"),
@@ -370,6 +373,28 @@ def test_a_radius_estimated_from_alike_pixels_and_a_stray_one_is_above_0() -> No
     embedding[1, 0, 0, 0] = 65504.0
     estimate = estimate_radius(embedding, torch.ones(2, 4, 5, dtype=torch.bool))
     assert estimate.radius == 1.0
+
+
+@pytest.mark.parametrize("impl", ["reference", "numba"])
+def test_means_of_no_class_give_a_cross_entropy_of_0(impl: str) -> None:
+    leaf = E.clone().requires_grad_()
+    levels = [Level(torch.full_like(LABELS, -1), 1.0)]
+    out = hierarchical_lovasz_hinge(leaf, levels, class_means=MEANS[:0], ncm_weight=1.0, impl=impl)
+    out.loss.backward()
+    assert out.loss.item() == out.ncm.item() == 0
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
+
+
+@pytest.mark.parametrize("seed", [7, 20, 27])
+def test_centres_that_pass_each_other_keep_their_pixels(seed: int) -> None:
+    """Two that moved past each other before others joined had each other's centre and size."""
+    embedding = 4 * torch.randn(1, 2, 16, 24, generator=torch.Generator().manual_seed(seed))
+    clusters = cluster_embeddings(embedding, torch.ones(1, 16, 24, dtype=torch.bool), radius=1.5, connected=False)
+    for number, (centre, size) in enumerate(zip(clusters.centres[0], clusters.sizes[0], strict=True), start=1):
+        own = embedding[0][:, clusters.labels[0] == number]
+        assert own.shape[1] == size
+        assert torch.allclose(own.mean(1), centre, atol=1e-5)
 
 
 def test_subnormal_embeddings_cluster_by_density() -> None:

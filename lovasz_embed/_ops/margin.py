@@ -92,7 +92,7 @@ def cluster_picture(
         variances = np.concatenate([found.totals.variances(found.units, origin[: len(centres.means)]), 0.0 * ones])
         old = _renumber(labels, sizes, min_size)
         means, variances, sizes, classes_of = means[old], variances[old], sizes[old], classes_of[old]
-    alive = centres.select(found.totals.counts > 0)
+    alive = centres.select(found.totals.counts > 0).in_order()
     separation = float(alive.to_nearest().min(initial=math.inf))
     apart = separation > 2 * radius and _apart(sweep, lone, alive, radius)
     return PictureClusters(labels, means, sizes, variances, classes_of, separation, found.invalid, apart=apart)
@@ -186,7 +186,7 @@ class _State:
         self.dropped = np.zeros(len(centres.means), np.bool_)
 
     def living(self) -> Centres:
-        return self.centres.select(self.totals.counts > 0)
+        return self.centres.select(self.totals.counts > 0).in_order()
 
     def again(self, limit: float, share: int = 1) -> None:
         """Label all pixels, or a share of them, afresh."""
@@ -215,7 +215,7 @@ class _State:
             return np.zeros(len(far), np.bool_)
         dtype = self.sweep.planar.dtype
         self.totals.shift(self.units, self.centres.rounded(dtype).means, moved.rounded(dtype).means)
-        self.centres = moved
+        self.centres = moved  # numbered as before: no longer sorted, where two have passed each other
         return far
 
     def _release(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:

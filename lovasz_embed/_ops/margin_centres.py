@@ -41,6 +41,10 @@ class Centres:
         order = np.lexsort((means[:, self.axis], classes))
         return replace(self, means=means[order], classes=classes[order]), order
 
+    def in_order(self) -> Centres:
+        """Return the same centres, sorted again after they have moved."""
+        return self.like(self.means, self.classes)[0]
+
     def join(self, other: Centres) -> tuple[Centres, NDArray[np.intp]]:
         """Return both, and where each came from: its index here, or the number of centres here plus that there."""
         return self.like(np.concatenate([self.means, other.means]), np.concatenate([self.classes, other.classes]))

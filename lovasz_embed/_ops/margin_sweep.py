@@ -61,9 +61,9 @@ class Totals:
     def join(self, alive: NDArray[np.bool_], order: NDArray[np.intp]) -> Totals:
         """Return the totals of the living centres and of new ones that have none yet, in a new order."""
         wider = Totals.zero(len(order), self.sums.shape[1])
-        wider.add(
-            Totals(self.sums[alive], self.squares[alive], self.counts[alive]), np.flatnonzero(order < alive.sum())
-        )
+        to = np.flatnonzero(order < alive.sum())
+        own = np.flatnonzero(alive)[order[to]]  # centres that moved may have passed each other
+        wider.add(Totals(self.sums[own], self.squares[own], self.counts[own]), to)
         return wider
 
     def shift(self, units: Units, centres: NDArray[np.float64], moved: NDArray[np.float64]) -> None:

@@ -97,6 +97,8 @@ def _targets(nodes: Nodes) -> Tensor:
 def _cross_entropy(embedding: Tensor, centres: Tensor, target: Tensor, scale: float) -> Tensor:
     """Cross-entropy of softmax(-|e - µ_c|² / scale) over the pixels that have a label and a known mean."""
     known = ~centres.isnan().any(1)
+    if not len(known):
+        return (embedding * 0.0).sum()
     usable = (target >= 0) & (target < len(known))
     target = torch.where(usable & known[torch.where(usable, target, 0)], target, -1)
     # |e|² is the same for every class and drops out of the softmax: one matrix product is left.

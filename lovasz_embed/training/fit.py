@@ -118,7 +118,7 @@ def fit(
         [512, 512]
     """
     _check.is_a("model", model, PanopticEmbedder, "lovasz_embed.model.PanopticEmbedder")
-    _check.has_fields("pictures", pictures, ("__len__", "__getitem__"), "a data set: a length, and pictures by number")
+    _check.is_data_set("pictures", pictures)
     _check.is_a("config", config, TrainConfig, "lovasz_embed.training.TrainConfig")
     if len(pictures) == 0:
         raise ValueError(_check.message("pictures", "hold at least one picture", "none"))
